@@ -1,0 +1,52 @@
+"""From the good updates of a round to one step for the server optimiser."""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, Protocol
+
+from strategies.update import Arrays, ExactSum, FixedPoint, Update
+
+
+class Fold(Protocol):
+    """A running aggregate of one round: clients' updates go in as they come.
+
+    The strategy closes it with `total`, lets the pipeline open that, and hands it to `Aggregator.finish`.
+    """
+
+    def add(self, update: Update) -> None:
+        """Take in one client's update or a partial sum. Raises InvalidUpdate and is then unchanged."""
+
+    def total(self) -> Update:
+        """Everything taken in."""
+
+    def __len__(self) -> int:
+        """How many clients' updates it holds."""
+
+
+class Aggregator(ABC):
+    """A fold over updates."""
+
+    needs_each: ClassVar[bool]  # sees every client's update: nodes must not fold, pipelines must not seal
+    divisor_is_public: ClassVar[bool]  # False: the divisor depends on who replied and with how many rows
+
+    @abstractmethod
+    def start(self, grid: FixedPoint) -> Fold:
+        """An empty aggregate."""
+
+    @abstractmethod
+    def finish(self, total: Update, grid: FixedPoint) -> Arrays:
+        """The aggregate in float64."""
+
+
+class WeightedMean(Aggregator):
+    """sum(w_i x_i) / sum(w_i) over the clients whose updates were good."""
+
+    needs_each = False
+    divisor_is_public = False
+
+    def start(self, grid: FixedPoint) -> ExactSum:
+        """An empty exact sum."""
+        return ExactSum(grid)
+
+    def finish(self, total: Update, grid: FixedPoint) -> Arrays:
+        """Divides once, by the total weight."""
+        return tuple(grid.to_float(array, total.weight) for array in total.arrays)

@@ -1,0 +1,353 @@
+"""The one round loop. A strategy is a choice of parts; it overrides nothing here.
+
+configure_train   sampler -> cohort -> orders to the nodes that host it
+Exchange          replies come one by one
+aggregate_train   check -> pipeline.decode_each -> fold -> pipeline.decode_sum -> aggregate -> server optimiser
+evaluation        at the server, or by an exchange with the clients
+RoundReport       -> on_round (report, checkpoint) -> stop rule
+"""
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from typing import Protocol
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Result, Strategy
+
+from strategies import wire
+from strategies.aggregation import Aggregator
+from strategies.exchange import Exchange
+from strategies.history import Metrics, RoundReport
+from strategies.optimizers import ServerOptimizer
+from strategies.roster import Member, Roster
+from strategies.rounds import OpenRound, relative_change
+from strategies.sampling import Everyone, Sampler, round_rng
+from strategies.stopping import Rounds, StopReason, StopRule
+from strategies.transform import IllegalChain, Pipeline, Round
+from strategies.update import Arrays, ExactSum, FixedPoint, Update
+from strategies.work import LocalWork
+
+ATTEMPTS = 2
+
+
+class TooFewClients(RuntimeError):
+    """A round that had too few good updates twice, or a federation that has too few clients."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerState:
+    """All that a run needs to go on after `round` rounds.
+
+    `used_rounds` gives, for strategies whose clients keep state, the last round that used an update of each client.
+    """
+
+    round: int
+    params: Arrays
+    optimizer: Arrays
+    used_rounds: Mapping[str, int] = field(default_factory=dict)
+
+
+class RosterSource(Protocol):
+    """Knows the clients that can be asked now; enrols nodes that have joined."""
+
+    def current(self, grid: Grid) -> Roster:
+        """The roster for the next round."""
+
+
+class MetricSpec(Protocol):
+    """Which metric sums clients return, and what they mean (a Task is one)."""
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """Names of the sums."""
+
+    def summarise(self, sums: Mapping[str, Fraction]) -> Mapping[str, float]:
+        """Metrics from sums over all examples."""
+
+
+Observer = Callable[[RoundReport, ServerState], None]
+
+
+class NodesAsClients:
+    """The roster of a federation without enrolment: every node is one client, named by its id, with one example."""
+
+    def current(self, grid: Grid) -> Roster:
+        """All nodes now connected."""
+        return Roster(Member(str(node), node, 1) for node in grid.get_node_ids())
+
+
+@dataclass(frozen=True)
+class Basics:
+    """What every strategy is given, whatever its parts: the run keys that concern the loop."""
+
+    sampler: Sampler = field(default_factory=Everyone)
+    stop: StopRule = field(default_factory=Rounds)
+    min_clients: int = 2
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where a strategy runs.
+
+    `fold`: nodes may add up their clients' updates. `train_metrics`: clients measure the model they receive.
+    `evaluate_every` = 0 evaluates at the end only. `resume` and `history` continue an earlier run.
+    """
+
+    roster: RosterSource = field(default_factory=NodesAsClients)
+    metrics: MetricSpec | None = None
+    fold: bool = True
+    train_metrics: bool = False
+    evaluate_every: int = 0
+    resume: ServerState | None = None
+    history: Sequence[RoundReport] = ()
+    on_round: Observer = lambda report, state: None
+
+
+@dataclass
+class RunResult(Result):
+    """Flower's result, with why the run ended and what each round did."""
+
+    stop_reason: StopReason = "rounds"
+    history: list[RoundReport] = field(default_factory=list)
+
+
+class ComposedStrategy(Strategy):
+    """A Flower strategy made of parts. Named strategies choose the parts in `__init__` and override nothing.
+
+    Constructors are pure: the client builds the same object from the same configuration to get the same pipeline.
+    Raises IllegalChain where the parts cannot work together.
+    """
+
+    def __init__(
+        self,
+        basics: Basics,
+        *,
+        work: LocalWork,
+        pipeline: Pipeline,
+        aggregator: Aggregator,
+        server_optimizer: ServerOptimizer,
+    ) -> None:
+        if aggregator.needs_each and pipeline.seals:
+            raise IllegalChain(f"{type(aggregator).__name__} needs every client's update, which the pipeline seals")
+        if pipeline.noised_sum and not aggregator.divisor_is_public:
+            raise IllegalChain(
+                f"{type(aggregator).__name__} divides by what depends on private counts,"
+                " which noise on the sum does not hide: use a fixed public denominator"
+            )
+        self.basics = basics
+        self.work = work
+        self.pipeline = pipeline
+        self.aggregator = aggregator
+        self.server_optimizer = server_optimizer
+        self._setting = Setting()
+        self._timeout_s = 3600.0
+        self._state = ServerState(0, (), ())
+        self._open: OpenRound | None = None
+
+    @property
+    def nodes_may_fold(self) -> bool:
+        """Whether a sum of several clients' updates is all that the server needs."""
+        return not self.aggregator.needs_each
+
+    # -------------------------------------------------------------------------------------------- the loop
+
+    def start(
+        self,
+        grid: Grid,
+        initial_arrays: ArrayRecord,
+        num_rounds: int = 3,
+        timeout: float = 3600,
+        train_config: ConfigRecord | None = None,
+        evaluate_config: ConfigRecord | None = None,
+        evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
+        setting: Setting | None = None,
+    ) -> RunResult:
+        """Run rounds until the last one or a stop rule; see Flower's `Strategy.start` for the other arguments.
+
+        `timeout` is the deadline of one exchange in seconds. Raises TooFewClients when a round cannot be completed;
+        the last good model is then the one that `on_round` saw last.
+        """
+        self._setting = setting = setting or Setting()
+        self._timeout_s = timeout
+        self._open = None
+        params = wire.read_params(RecordDict({"params": initial_arrays}))
+        self._state = setting.resume or ServerState(0, params, self.server_optimizer.init(params))
+        result = RunResult(arrays=wire.params_record(self._state.params), history=list(setting.history))
+        train_config, evaluate_config = train_config or ConfigRecord(), evaluate_config or ConfigRecord()
+
+        def evaluate(number: int) -> Metrics | None:
+            began = time.monotonic()
+            if evaluate_fn is not None:
+                metrics = evaluate_fn(number, result.arrays)
+            else:
+                metrics = self._evaluate_on_clients(grid, number, result.arrays, evaluate_config)
+            self._round.seconds["evaluate"] += time.monotonic() - began
+            return _as_metrics(metrics)
+
+        for number in range(self._state.round + 1, num_rounds + 1):
+            began, before = time.monotonic(), self._state.params
+            train_metrics = self._train(grid, number, result, train_config)
+            change = relative_change(before, self._state.params)
+            due = number == num_rounds or (setting.evaluate_every and number % setting.evaluate_every == 0)
+            report = self._report(evaluate(number) if due else None, train_metrics, change)
+            reason = self.basics.stop([*result.history, report])
+            if reason and not due:
+                report = self._report(evaluate(number), train_metrics, change)
+            report = replace(report, seconds={**report.seconds, "total": time.monotonic() - began})
+            _enter(result, report, at_server=evaluate_fn is not None)
+            setting.on_round(report, self._state)
+            if reason:
+                result.stop_reason = reason
+                break
+        return result
+
+    def _train(self, grid: Grid, number: int, result: RunResult, config: ConfigRecord) -> Metrics | None:
+        """One round of training, tried once more with the same cohort when too few updates are good."""
+        for _ in range(ATTEMPTS):
+            began = time.monotonic()
+            replies = Exchange(grid, self.configure_train(number, result.arrays, config, grid), self._timeout_s)
+            arrays, metrics = self.aggregate_train(number, replies)
+            now = self._round
+            now.count_bytes(replies)
+            now.seconds["send"] += replies.send_s
+            now.seconds["wait"] += replies.wait_s
+            # Replies are folded while others are awaited.
+            now.seconds["fold"] += time.monotonic() - began - replies.send_s - replies.wait_s
+            if arrays is not None:
+                result.arrays = arrays
+                return _as_metrics(metrics)
+        named = [f"{d.client} ({d.reason})" for d in now.dropped]
+        raise TooFewClients(
+            f"round {number}: {now.good} of {len(now.cohort)} clients gave a good update"
+            f", min-clients={self.basics.min_clients}"
+            + (f"; dropped: {', '.join(named[:5])}{', ...' if len(named) > 5 else ''}" if named else "")
+        )
+
+    def _evaluate_on_clients(
+        self, grid: Grid, number: int, arrays: ArrayRecord, config: ConfigRecord
+    ) -> MetricRecord | None:
+        if self._setting.metrics is None:
+            return None
+        replies = Exchange(grid, self.configure_evaluate(number, arrays, config, grid), self._timeout_s)
+        metrics = self.aggregate_evaluate(number, replies)
+        self._round.count_bytes(replies)
+        return metrics
+
+    # ------------------------------------------------------------------------------- Flower's five methods
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """The orders of a round. The cohort is drawn once: a second call for the round asks the same clients."""
+        if self._open is None or self._open.info.number != server_round:
+            self._open = self._draw(server_round, grid)
+        return self._open.ask_train(arrays, config, self._order(), self.work.returns(self._state.params))
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Fold the replies as they come and take one server step; (None, None) with fewer good ones than needed."""
+        now, before = self._round, self._state
+        fold = self.aggregator.start(now.info.grid)
+        for update in now.admit(replies, self._train_metric_names, self.work.returns(before.params)):
+            with now.dropping(update):
+                fold.add(update)
+                now.payload_up += update.payload_bytes
+        now.good = len(fold)
+        if now.good < self.basics.min_clients:
+            return None, None
+        total = self.pipeline.decode_sum(fold.total(), now.info)
+        aggregate = self.aggregator.finish(total, now.info.grid)
+        params, optimizer = self.server_optimizer.step(before.params, aggregate, before.optimizer)
+        used = {**before.used_rounds, **dict.fromkeys(total.clients, server_round)} if self.pipeline.stateful else {}
+        self._state = ServerState(server_round, params, optimizer, used)
+        return wire.params_record(params), self._summarised(total)
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Every client of the roster measures the model on its test rows."""
+        return self._round.ask_evaluate(arrays, config, replace(self._order(), fold=True))
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Exact metrics over the test rows of all clients that answered."""
+        total = ExactSum(self._round.info.grid)
+        for update in self._round.admit(replies, self._setting.metrics.metric_names if self._setting.metrics else ()):
+            total.add(update)
+        return self._summarised(total.total())
+
+    def summary(self) -> None:
+        """Nothing: the run's configuration says it all, and the report repeats it."""
+
+    # ---------------------------------------------------------------------------------------------- pieces
+
+    @property
+    def _round(self) -> OpenRound:
+        if self._open is None:
+            raise RuntimeError("no round is open: configure_train comes first")
+        return self._open
+
+    @property
+    def _train_metric_names(self) -> tuple[str, ...]:
+        wanted = self._setting.metrics is not None and self._setting.train_metrics
+        return self._setting.metrics.metric_names if wanted and self._setting.metrics else ()
+
+    def _draw(self, number: int, grid: Grid) -> OpenRound:
+        roster = self._setting.roster.current(grid)
+        cohort = self.basics.sampler.sample(roster.clients, round_rng(self.basics.seed, number))
+        bound = sum(self.pipeline.max_weight(roster[client].num_examples) for client in cohort)
+        info = Round(number, self.basics.seed, FixedPoint.for_weight(bound))
+        return OpenRound(roster, cohort, replace(info, public=self.pipeline.announce(info)), self.pipeline)
+
+    def _order(self) -> wire.Order:
+        """The round's order; each node's message names its own clients of it."""
+        used = self._state.used_rounds
+        return wire.Order(
+            round=self._round.info.number,
+            clients=tuple(used),
+            used_rounds=tuple(used.values()),
+            fraction_bits=self._round.info.grid.fraction_bits,
+            timeout_s=float(self._timeout_s),
+            fold=self._setting.fold and self.nodes_may_fold,
+            public=self._round.info.public,
+        )
+
+    def _summarised(self, total: Update) -> MetricRecord | None:
+        if self._setting.metrics is None or not total.metric_sums:
+            return None
+        return MetricRecord(dict(self._setting.metrics.summarise(total.metric_sums)))
+
+    def _report(self, metrics: Metrics | None, train_metrics: Metrics | None, change: float) -> RoundReport:
+        now = self._round
+        return RoundReport(
+            round=now.info.number,
+            metrics=metrics,
+            train_metrics=train_metrics,
+            expected_clients=len(now.cohort),
+            good=now.good,
+            dropped=now.dropped,
+            bytes_up=now.bytes_up,
+            bytes_down=now.bytes_down,
+            payload_up=now.payload_up,
+            payload_down=now.payload_down,
+            params_change=change,
+            seconds=dict(now.seconds),
+        )
+
+
+def _as_metrics(record: MetricRecord | None) -> Metrics | None:
+    return None if record is None else {k: float(v) for k, v in record.items() if not isinstance(v, list)}
+
+
+def _enter(result: RunResult, report: RoundReport, at_server: bool) -> None:
+    """Enter a round into the history and into Flower's own fields."""
+    result.history.append(report)
+    if report.train_metrics is not None:
+        result.train_metrics_clientapp[report.round] = MetricRecord(dict(report.train_metrics))
+    if report.metrics is not None:
+        where = result.evaluate_metrics_serverapp if at_server else result.evaluate_metrics_clientapp
+        where[report.round] = MetricRecord(dict(report.metrics))

@@ -1,0 +1,71 @@
+"""What is known of a round once it is over."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from strategies.update import DropReason
+
+Metrics = Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A client whose update was not used, and why."""
+
+    client: str
+    reason: DropReason
+
+
+@dataclass(frozen=True, slots=True)
+class RoundReport:
+    """One line of rounds.jsonl.
+
+    `metrics` describe the model after the round, where it was evaluated. `train_metrics` came back with the updates
+    and describe the model the round began with, on the test rows of its cohort. `params_change` is
+    ||new - old|| / max(||old||, 1) over all params.
+    """
+
+    round: int
+    metrics: Metrics | None
+    train_metrics: Metrics | None
+    expected_clients: int
+    good: int
+    dropped: tuple[Dropped, ...]
+    bytes_up: int
+    bytes_down: int
+    payload_up: int
+    payload_down: int
+    params_change: float
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    epsilon: float | None = None
+
+    def metric(self, name: str) -> float | None:
+        """The metric of the model after the round, else of the one before it, else None."""
+        for known in (self.metrics, self.train_metrics):
+            value = (known or {}).get(name)
+            if value is not None and math.isfinite(value):
+                return value
+        return None
+
+    def to_json(self) -> dict[str, Any]:
+        """A dict for json.dumps: numbers that are not finite become None."""
+        return {name: _finite(value) for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, line: Mapping[str, Any]) -> "RoundReport":
+        """The inverse of `to_json`. Raises KeyError where a key is missing."""
+        values = {f.name: line[f.name] for f in fields(cls)}
+        values["dropped"] = tuple(Dropped(**d) for d in line["dropped"])
+        return cls(**values)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, tuple):
+        return [_finite(v) for v in value]
+    return value

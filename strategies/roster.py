@@ -1,0 +1,39 @@
+"""Which client lives on which node."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A client as it enrolled."""
+
+    client: str
+    node: int
+    num_examples: int
+
+
+class Roster:
+    """The clients that can be asked for work."""
+
+    def __init__(self, members: Iterable[Member]) -> None:
+        self._members: Mapping[str, Member] = {m.client: m for m in sorted(members, key=lambda m: m.client)}
+
+    @property
+    def clients(self) -> tuple[str, ...]:
+        """All client ids, sorted."""
+        return tuple(self._members)
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __getitem__(self, client: str) -> Member:
+        return self._members[client]
+
+    def by_node(self, clients: Iterable[str]) -> dict[int, tuple[str, ...]]:
+        """The given clients grouped by the node that hosts them, in their order."""
+        groups: defaultdict[int, list[str]] = defaultdict(list)
+        for client in clients:
+            groups[self._members[client].node].append(client)
+        return {node: tuple(group) for node, group in groups.items()}

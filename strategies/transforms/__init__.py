@@ -1,0 +1,1 @@
+"""One mechanism a file; each is both halves of one step on the update path."""
