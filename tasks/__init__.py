@@ -1,0 +1,33 @@
+"""What is learned and from which data: tasks, data sources and partitions, each under the name a run calls it by.
+
+The registries hold "module:Attr" strings, so that nothing is imported before a run asks for it. To add a task, a data
+source or a partition, write its class and add its line here. Each class is built from keyword arguments alone; its
+signature gives the names, types and defaults, and its docstring's `Args:` section says what they mean.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+TASKS: Mapping[str, str] = MappingProxyType(
+    {
+        "logistic": "tasks.logistic:LogisticTask",
+    }
+)
+
+DATA: Mapping[str, str] = MappingProxyType(
+    {
+        "breast-cancer": "tasks.data.bundled:BreastCancer",
+        "digits": "tasks.data.bundled:Digits",
+        "synthetic": "tasks.data.synthetic:Synthetic",
+    }
+)
+
+PARTITIONS: Mapping[str, str] = MappingProxyType(
+    {
+        "iid": "tasks.data.partition:Iid",
+        "dirichlet": "tasks.data.partition:Dirichlet",
+        "shards": "tasks.data.partition:Shards",
+        "by-size": "tasks.data.partition:BySize",
+        "by-column": "tasks.data.partition:ByColumn",
+    }
+)

@@ -1,0 +1,100 @@
+"""What a task is: a model, how a client trains it, and what is measured about it.
+
+A task knows nothing of rounds, servers or the wire. It turns the rows of one client into a `NumPyClient`, and metric
+sums into means. Parameters are a tuple of arrays in the order of `Task.array_names`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from flwr.client import NumPyClient
+
+Arrays = tuple[NDArray[Any], ...]
+Scalar = bool | bytes | float | int | str
+Config = Mapping[str, Scalar]
+Sums = Mapping[str, float | int | Fraction]
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Examples of one data owner.
+
+    x: (n, d) float64 features. y: (n,) int64 class indices, or float64 targets for regression.
+    """
+
+    x: NDArray[Any]
+    y: NDArray[Any]
+
+    def __post_init__(self) -> None:
+        if self.x.ndim != 2 or self.y.shape != self.x.shape[:1]:
+            raise ValueError(f"rows need x (n, d) and y (n,), got x {self.x.shape} and y {self.y.shape}")
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """What one client holds: its rows to train on and its rows to test on."""
+
+    client: str
+    train: Rows
+    test: Rows
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """What a table's columns are called. `classes` names the label's values in index order; empty for regression."""
+
+    features: tuple[str, ...]
+    label: str
+    classes: tuple[str, ...] = ()
+
+
+class Task(ABC):
+    """A model to be learned from rows that stay where they are.
+
+    Further constructor parameters of a subclass are keyword-only; they are what a run sets with `task-args`.
+    """
+
+    schema: Schema
+    array_names: tuple[str, ...]
+    """Names of the parameter arrays, in order."""
+    metric_names: tuple[str, ...]
+    """Names of the sums that `measure`, and with it fit and evaluate of the clients, return."""
+
+    def __init__(self, schema: Schema) -> None:
+        self.schema = schema
+
+    @abstractmethod
+    def initial_arrays(self, seed: int) -> Arrays:
+        """The parameters that training starts from: a pure function of the task and `seed`."""
+
+    @abstractmethod
+    def make_client(self, shard: Shard) -> "NumPyClient":
+        """The Flower client of one data owner. Its fit and evaluate never write to what they receive."""
+
+    @abstractmethod
+    def check_config(self, config: Config) -> None:
+        """Refuse, before a run starts, a fit config that the clients would refuse in every round (ValueError)."""
+
+    @abstractmethod
+    def measure(self, arrays: Arrays, rows: Rows) -> dict[str, float | int]:
+        """Metric sums of the model over `rows`, one per name in `metric_names`.
+
+        Sums over disjoint rows add up to the sum over all of them: counts are ints and add exactly.
+        """
+
+    @abstractmethod
+    def summarise(self, sums: Sums) -> dict[str, float]:
+        """Means from sums over all clients. The division is exact where the sums are; all nan with no examples."""
+
+    def evaluate(self, arrays: Arrays, rows: Rows) -> dict[str, float]:
+        """Metrics of the model on rows held in one place: the means, and what no sum over clients can give."""
+        return self.summarise(self.measure(arrays, rows))

@@ -1,0 +1,40 @@
+"""Real data sets that come with scikit-learn: nothing is downloaded.
+
+scikit-learn is imported where its data are read, since it is slow to load and most deployed nodes need none of it.
+"""
+
+import numpy as np
+
+from tasks.base import Schema
+from tasks.data.base import Table, TableDataset
+
+
+class BreastCancer(TableDataset):
+    """Breast cancer Wisconsin (diagnostic): 569 tumours, 30 measurements of cell nuclei, malignant or benign.
+
+    Street et al. 1993, doi:10.1117/12.148698. Class 1, the one that coefficients, probabilities and AUC speak of, is
+    malignant (212 rows): the finding a test is positive for. scikit-learn's own coding is the other way round.
+    """
+
+    def table(self) -> Table:
+        from sklearn.datasets import load_breast_cancer
+
+        data = load_breast_cancer()
+        features = tuple(str(name) for name in data.feature_names)
+        malignant = 1 - data.target.astype(np.int64)
+        return Table(data.data, malignant, Schema(features, "diagnosis", ("benign", "malignant")))
+
+
+class Digits(TableDataset):
+    """Handwritten digits: 1,797 images of 8 x 8 pixels with values from 0 to 16, ten classes.
+
+    The test set of Alpaydin & Kaynak 1998, doi:10.24432/C50P49.
+    """
+
+    def table(self) -> Table:
+        from sklearn.datasets import load_digits
+
+        data = load_digits()
+        features = tuple(str(name) for name in data.feature_names)
+        classes = tuple(str(name) for name in data.target_names)
+        return Table(data.data, data.target.astype(np.int64), Schema(features, "digit", classes))

@@ -1,0 +1,82 @@
+"""Generated data whose clients are born apart, with a knob for each way in which clients differ."""
+
+import math
+
+import numpy as np
+
+from tasks.base import Rows, Schema, Shard
+from tasks.data.base import Dataset, DataSource, Split, client_ids, split_rows
+from tasks.data.draw import generator
+
+
+class Synthetic(Dataset):
+    """Gaussian classes, generated client by client: as many clients as wanted, at no cost for those not asked for.
+
+    A row of class c at client k is x = mean_c + shift_k + e, e ~ N(0, I). The class means come from the seed, so that
+    all clients share one truth, in which log-odds are linear in x (without shift). The rows of a client come from
+    (seed, client) alone. The run's partition is not used: nothing is there to be dealt out.
+
+    Args:
+        features: columns
+        classes: classes, 2 or more
+        examples: rows per client, on average with size-skew, before the test rows are split off
+        label_skew: 0 to 1, the share of a client's rows that is of its own favourite class (drawn per client)
+        feature_shift: standard deviation of a client's shift in each feature
+        size_skew: sigma of the log-normal law of the clients' sizes
+        separation: length of a class mean; two classes lie about 1.4 times as far apart, in units of the noise
+    """
+
+    def __init__(
+        self,
+        *,
+        features: int = 20,
+        classes: int = 2,
+        examples: int = 60,
+        label_skew: float = 0.0,
+        feature_shift: float = 0.0,
+        size_skew: float = 0.0,
+        separation: float = 2.0,
+    ) -> None:
+        for name, count, least in (("features", features, 1), ("classes", classes, 2), ("examples", examples, 1)):
+            if count < least:
+                raise ValueError(f"data synthetic: {name} must be at least {least}, got {count}: raise it")
+        if not 0 <= label_skew <= 1:
+            raise ValueError(f"data synthetic: label-skew is a share within 0 and 1, got {label_skew}: try 0.5")
+        knobs = (("feature-shift", feature_shift), ("size-skew", size_skew), ("separation", separation))
+        for name, knob in knobs:
+            if not 0 <= knob < math.inf:
+                raise ValueError(f"data synthetic: {name} must be finite and 0 or more, got {knob}: try 1")
+        self.features, self.classes, self.examples = features, classes, examples
+        self.label_skew, self.feature_shift, self.size_skew = label_skew, feature_shift, size_skew
+        self.separation = separation
+
+    def open(self, split: Split) -> "SyntheticSource":
+        """Raises ValueError for num_clients 0: these data do not say how many there are."""
+        return SyntheticSource(self, split)
+
+
+class SyntheticSource(DataSource):
+    """The clients of `Synthetic`; a shard is generated when it is asked for."""
+
+    def __init__(self, law: Synthetic, split: Split) -> None:
+        if split.num_clients < 1:
+            raise ValueError(
+                "data synthetic: num-clients is 0, but generated data do not say how many: choose a number"
+            )
+        self._law, self._split = law, split
+        names = tuple(f"x{index}" for index in range(law.features))
+        self.schema = Schema(names, "class", tuple(str(label) for label in range(law.classes)))
+        self.clients = client_ids(split.num_clients)
+        directions = generator(split.seed, "synthetic truth").standard_normal((law.classes, law.features))
+        self._means = law.separation * directions / np.linalg.norm(directions, axis=1, keepdims=True)
+
+    def _shard(self, client: str) -> Shard:
+        law, rng = self._law, generator(self._split.seed, "synthetic client", client)
+        spread = law.size_skew
+        size = max(1, round(law.examples * math.exp(spread * rng.standard_normal() - spread**2 / 2)))
+        shift = law.feature_shift * rng.standard_normal(law.features)
+        favourite = rng.integers(law.classes)
+        y = np.where(rng.random(size) < law.label_skew, favourite, rng.integers(law.classes, size=size))
+        x = rng.standard_normal((size, law.features))
+        x += self._means[y] + shift
+        return split_rows(client, Rows(x, y), self.schema, self._split)

@@ -1,0 +1,97 @@
+"""What a client is asked to do in one round: the fit config that the server sends, read and checked once."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, TypeVar, get_args
+
+from tasks.base import Config
+from tasks.suggest import unknown
+
+Solver = Literal["sgd", "gd", "lbfgs", "newton"]
+Work = Literal["train", "gradient", "curvature"]
+
+T = TypeVar("T", bound=str)
+
+SMOOTH_SOLVERS: frozenset[str] = frozenset({"lbfgs", "newton"})
+"""The solvers that need a gradient everywhere, which |w| does not have at 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class FitConfig:
+    """One client's work in one round.
+
+    `learning_rate` is that of this round, after its schedule. `seed` already belongs to this run, round and client. A
+    `batch_size` of 0 is the whole shard. `local_steps` above 0 counts mini-batches (sgd) or iterations (the other
+    solvers) and then `local_epochs` is not used; an epoch of a solver other than sgd is one iteration.
+    """
+
+    solver: Solver
+    local_epochs: int
+    local_steps: int
+    batch_size: int
+    learning_rate: float
+    l1: float
+    l2: float
+    seed: int
+    work: Work = "train"
+    metrics: bool = False
+
+    def __post_init__(self) -> None:
+        if self.local_steps == 0 and self.local_epochs < 1:
+            raise ValueError("local-epochs is 0 and local-steps is 0: set one of them to at least 1")
+        if self.l1 and self.work == "curvature":
+            raise ValueError(f"l1 is {self.l1}, but |w| has no curvature at 0: set l1=0, or use another strategy")
+        if self.l1 and self.work == "train" and self.solver in SMOOTH_SOLVERS:
+            raise ValueError(f"l1 is {self.l1}, which solver {self.solver!r} cannot do: set l1=0, or solver=gd or sgd")
+
+    @classmethod
+    def read(cls, config: Config) -> "FitConfig":
+        """Read a fit config (keys in kebab case); keys that are not this class's are left to others.
+
+        Raises ValueError, naming the key, for one that is missing, of another type or out of range. Only `work` and
+        `metrics` may be absent.
+        """
+        return cls(
+            solver=_choice(config, "solver", get_args(Solver)),
+            local_epochs=_count(config, "local-epochs"),
+            local_steps=_count(config, "local-steps"),
+            batch_size=_count(config, "batch-size"),
+            learning_rate=_real(config, "learning-rate"),
+            l1=_real(config, "l1"),
+            l2=_real(config, "l2"),
+            seed=_count(config, "seed"),
+            work=_choice({"work": "train", **config}, "work", get_args(Work)),
+            metrics=bool(config.get("metrics", False)),
+        )
+
+    def iterations(self, batches_per_epoch: int = 1) -> int:
+        """How many steps of a solver this is."""
+        return self.local_steps or self.local_epochs * batches_per_epoch
+
+
+def _get(config: Config, key: str) -> object:
+    if key not in config:
+        raise ValueError(f"the fit config lacks {key!r}: the strategy must send it in every round")
+    return config[key]
+
+
+def _choice(config: Config, key: str, known: tuple[T, ...]) -> T:
+    value = _get(config, key)
+    for choice in known:
+        if value == choice:
+            return choice
+    raise ValueError(unknown(key, str(value), known))
+
+
+def _count(config: Config, key: str) -> int:
+    value = _get(config, key)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError(f"{key} must be a whole number of 0 or more, got {value!r}")
+    return value
+
+
+def _real(config: Config, key: str) -> float:
+    value = _get(config, key)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise ValueError(f"{key} must be a finite number of 0 or more, got {value!r}")
+    return float(value)
