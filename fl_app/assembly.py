@@ -1,0 +1,111 @@
+"""From a run configuration to the objects of a run. Server and nodes call the same functions with the same result."""
+
+import hashlib
+from functools import lru_cache
+
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from fl_app import registry
+from fl_app.config import RunConfig
+from fl_app.errors import Refused
+from strategies.base import Basics, ComposedStrategy
+from strategies.sampling import clients_per_round
+from strategies.stopping import StopRule
+from strategies.update import Arrays
+from strategies.work import template_of
+from tasks.base import Schema, Task
+from tasks.data.base import Dataset, DataSource, Split
+from tasks.schedules import learning_rate
+
+Scalar = bool | bytes | float | int | str
+
+
+@lru_cache(maxsize=8)
+def build_strategy(config: RunConfig) -> ComposedStrategy:
+    """The strategy, its sampler and its stop rule. Raises Refused."""
+    stop: StopRule = registry.build("stop", config.stop, config.stop_args)
+    basics = Basics(clients_per_round(config.clients_per_round), stop, config.min_clients, config.seed)
+    strategy: ComposedStrategy = registry.build("strategy", config.strategy, config.strategy_args, basics)
+    return strategy
+
+
+def build_dataset(config: RunConfig) -> Dataset:
+    """The data source, not opened. Raises Refused."""
+    dataset: Dataset = registry.build("data", config.data, config.data_args)
+    return dataset
+
+
+@lru_cache(maxsize=4)
+def open_data(config: RunConfig) -> DataSource:
+    """The clients and their rows: the same in every process. Raises Refused where the rows cannot be dealt so."""
+    split = Split(
+        num_clients=config.num_clients,
+        partition=registry.build("partition", config.partition, config.partition_args),
+        test_fraction=config.test_fraction,
+        seed=config.seed,
+    )
+    try:
+        return build_dataset(config).open(split)
+    except ValueError as error:
+        where = f"data={config.data} partition={config.partition} num-clients={config.num_clients}"
+        raise Refused("the rows cannot be dealt to the clients", where, str(error)) from error
+
+
+@lru_cache(maxsize=4)
+def build_task(config: RunConfig, schema: Schema) -> Task:
+    """The task for these columns. Raises Refused, also for a fit configuration that its clients would refuse."""
+    task: Task = registry.build("task", config.task, config.task_args, schema)
+    request = build_strategy(config).work.request
+    try:
+        task.check_config(fit_config(config, 1, request, seed=0))
+    except ValueError as error:
+        raise Refused(f"{config.task} cannot train so", f"strategy={config.strategy}", str(error)) from error
+    return task
+
+
+def first_params(task: Task, config: RunConfig) -> Arrays:
+    """The task's own initial params, or those of the `init` file. Raises Refused where these do not fit the task."""
+    params = task.initial_arrays(config.seed)
+    if not config.init:
+        return params
+    where = f"init={config.init}"
+    try:
+        found = load_file(config.init)
+    except (SafetensorError, OSError) as error:
+        raise Refused("cannot read the initial params", where, f"name a model.safetensors ({error})") from error
+    expected = dict(zip(task.array_names, template_of(params), strict=True))
+    if set(found) != set(expected):
+        raise Refused(f"arrays {', '.join(sorted(found))}", where, f"expected {', '.join(sorted(expected))}")
+    for name, (shape, dtype) in expected.items():
+        if (found[name].shape, found[name].dtype) != (shape, dtype):
+            came = f"{name} of shape {found[name].shape} and dtype {found[name].dtype}"
+            raise Refused(came, where, f"expected shape {shape} and dtype {dtype}")
+    return tuple(found[name] for name in task.array_names)
+
+
+def fit_config(config: RunConfig, round: int, request: str, *, seed: int, metrics: bool = False) -> dict[str, Scalar]:
+    """What `NumPyClient.fit` is told. `seed` is that of one client in one round."""
+    try:
+        rate = learning_rate(config.lr_schedule, config.learning_rate, round, config.rounds)
+    except ValueError as error:
+        raise Refused(f"lr-schedule={config.lr_schedule!r}", "lr-schedule", str(error)) from error
+    return {
+        "work": request,
+        "round": round,
+        "solver": config.solver,
+        "local-epochs": config.local_epochs,
+        "local-steps": config.local_steps,
+        "batch-size": config.batch_size,
+        "learning-rate": rate,
+        "l1": config.l1,
+        "l2": config.l2,
+        "seed": seed,
+        "metrics": metrics,
+    }
+
+
+def derive_seed(seed: int, *parts: object) -> int:
+    """A seed of its own for each (run seed, parts): 64 bits of a hash, so that none is near another."""
+    text = "/".join(map(str, (seed, *parts)))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")

@@ -1,0 +1,114 @@
+"""The state of a run after a round, in one file, to disk and back.
+
+A safetensors file whose metadata hold everything that is no array, so that the two can never be out of step. Nothing
+is pickled. Randomness needs no entry: every draw is derived from (seed, round, client).
+"""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from fl_app.config import RunConfig
+from fl_app.errors import Refused
+from fl_app.rows import Statistics
+from fl_app.tensors import tensor_bytes
+from strategies.base import ServerState
+from tasks.base import Schema
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """All that a run needs to go on, and all that its results need to be written.
+
+    `startup_s` is the time from the start of the ServerApp to round 1.
+    """
+
+    config: RunConfig
+    job: str
+    state: ServerState
+    schema: Schema
+    array_names: tuple[str, ...]
+    statistics: Statistics | None
+    clients: int
+    metrics_on: str
+    startup_s: float
+    resumed_from: int | None
+
+    def prepare(self, path: Path) -> Path:
+        """Write it beside `path`, on the disk when this returns; `commit` gives it the name."""
+        arrays = {f"params.{i}": array for i, array in enumerate(self.state.params)}
+        arrays |= {f"optimizer.{i}": array for i, array in enumerate(self.state.optimizer)}
+        about = {
+            "format": FORMAT,
+            "config": self.config.values(),
+            "job": self.job,
+            "round": self.state.round,
+            "used_rounds": self.state.used_rounds,
+            "schema": asdict(self.schema),
+            "array_names": self.array_names,
+            "statistics": self.statistics,
+            "clients": self.clients,
+            "metrics_on": self.metrics_on,
+            "startup_s": self.startup_s,
+            "resumed_from": self.resumed_from,
+        }
+        scratch = path.with_name(f".{path.name}.writing")
+        with scratch.open("wb") as file:
+            file.write(tensor_bytes(arrays, {"fl-app": json.dumps(about)}))
+            file.flush()
+            os.fsync(file.fileno())
+        return scratch
+
+    @staticmethod
+    def commit(prepared: Path, path: Path) -> None:
+        """Put a prepared checkpoint in place of the one before."""
+        prepared.replace(path)
+
+    @classmethod
+    def read(cls, path: Path) -> "Checkpoint":
+        """Raises Refused for a file that is missing, truncated, or no checkpoint of this version."""
+        if not path.is_file():
+            raise Refused("no checkpoint", str(path), "name the folder of a run that completed a round")
+        try:
+            with safe_open(path, framework="np") as file:
+                about = json.loads((file.metadata() or {})["fl-app"])
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
+            return cls._from(about, arrays)
+        except (SafetensorError, OSError) as error:
+            raise Refused("damaged checkpoint", str(path), f"start a new run ({error})") from error
+        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+            raise Refused("no checkpoint of this version", str(path), "name the folder of an fl-app run") from error
+        except Refused as error:
+            raise Refused("its configuration is none of this version's", str(path), str(error)) from error
+
+    @classmethod
+    def _from(cls, about: dict[str, Any], arrays: dict[str, Any]) -> "Checkpoint":
+        if about["format"] != FORMAT:
+            raise KeyError(f"format {about['format']}")
+        schema = about["schema"]
+        statistics = about["statistics"]
+        return cls(
+            config=RunConfig.parse(about["config"]),
+            job=about["job"],
+            state=ServerState(
+                about["round"], _numbered(arrays, "params"), _numbered(arrays, "optimizer"), about["used_rounds"]
+            ),
+            schema=Schema(tuple(schema["features"]), schema["label"], tuple(schema["classes"])),
+            array_names=tuple(about["array_names"]),
+            statistics=statistics and (tuple(statistics[0]), tuple(statistics[1])),
+            clients=about["clients"],
+            metrics_on=about["metrics_on"],
+            startup_s=about["startup_s"],
+            resumed_from=about["resumed_from"],
+        )
+
+
+def _numbered(arrays: dict[str, Any], group: str) -> tuple[Any, ...]:
+    count = sum(name.startswith(f"{group}.") for name in arrays)
+    return tuple(arrays[f"{group}.{i}"] for i in range(count))

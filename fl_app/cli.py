@@ -1,0 +1,149 @@
+"""The command line: thin. `fl_app.job` runs, `fl_app.registry` lists."""
+
+import json
+import sys
+import textwrap
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+
+from fl_app.config import RunConfig
+from fl_app.console import WIDTH, Progress
+from fl_app.errors import Refused
+from fl_app.job import Engine, Job, new_job, resumed_job, run_job
+from fl_app.profiles import Profile, load_profile
+from fl_app.registry import REGISTRIES, arguments, resolve, summary_line
+from fl_app.report import closing_lines
+
+cli = typer.Typer(
+    name="fl-app",
+    help="Federated learning on Flower: train one model on data that never leave their owners.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+@cli.command()
+def run(
+    profile: Annotated[str | None, typer.Argument(help="profile of pyproject-flower.toml")] = None,
+    c: Annotated[list[str] | None, typer.Option("-c", metavar="KEY=VALUE", help="a key of the run config")] = None,
+    engine: Annotated[str, typer.Option(help="flower, or inline: one process, for debugging")] = "flower",
+    nodes: Annotated[int | None, typer.Option(help="simulated nodes, instead of the profile's number")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder of the results")] = None,
+    resume: Annotated[Path | None, typer.Option(help="go on with the run of this folder")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the summary as JSON on stdout")] = False,
+    debug: Annotated[bool, typer.Option(help="show tracebacks")] = False,
+) -> None:
+    """Run a federation and wait for its end. Exit status 0 completed, 1 failed, 2 refused, 130/143 interrupted."""
+    if engine not in ("flower", "inline"):
+        raise Refused(f"engine {engine!r}", "--engine", "expected flower or inline")
+    job = _job(_profile(profile, nodes), _pairs(c or []), "inline" if engine == "inline" else "flower", out, resume)
+    with Progress(job.config.rounds, job.clients) as progress:
+        progress.status("starting Flower ..." if engine == "flower" else "training")
+        summary, status = run_job(job, progress.round)
+    if as_json:
+        print(json.dumps(summary, indent=2))
+    for line in closing_lines(summary, Path.cwd()):
+        print(line, file=sys.stderr if as_json else sys.stdout)
+    if summary["error"]:
+        print(f"error: the run failed: {job.folder.path}: {summary['error']}", file=sys.stderr)
+    raise typer.Exit(status)
+
+
+@cli.command("list")
+def list_(
+    as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = False,
+    debug: Annotated[bool, typer.Option(help="show tracebacks")] = False,
+) -> None:
+    """List tasks, strategies, data, partitions and stop rules with their arguments."""
+    plural = {"task": "tasks", "strategy": "strategies", "data": "data", "partition": "partitions", "stop": "stops"}
+    listing = {plural[kind]: [_describe(kind, name) for name in names] for kind, names in REGISTRIES.items()}
+    if as_json:
+        print(json.dumps(listing, indent=2))
+        return
+    for group, entries in listing.items():
+        print(f"{group}:")
+        for entry in entries:
+            print(_wrapped(f"  {entry['name']}: {entry['doc']}", indent=4))
+            for argument in entry["args"]:
+                print(_wrapped(f"    {_argument_line(argument)}", indent=6))
+
+
+def main() -> None:
+    """The entry point: every error that is the user's is one line on stderr."""
+    debug = "--debug" in sys.argv
+    try:
+        status = cli(standalone_mode=False)
+    except click.exceptions.Abort:
+        status = 130
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message(), file=sys.stderr)
+        status = 2
+    except click.ClickException as error:
+        where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "fl-app"
+        status = _complain(f"{error.format_message().rstrip('.')}: {where}: see {where} --help", debug)
+    except Refused as error:
+        status = _complain(str(error), debug)
+    sys.exit(status or 0)
+
+
+def _complain(message: str, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    print(f"error: {message}", file=sys.stderr)
+    return 2
+
+
+def _job(profile: Profile, texts: Mapping[str, str], engine: Engine, out: Path | None, resume: Path | None) -> Job:
+    if resume is not None:
+        if out is not None:
+            raise Refused("--out with --resume", f"--resume {resume}", "a resumed run goes on in its own folder")
+        return resumed_job(resume, texts, profile, engine)
+    if out is not None and "out" in texts:
+        raise Refused("two output folders", f"--out {out} and -c out={texts['out']}", "give one")
+    config = RunConfig.parse_texts({**texts, "out": str(out)} if out is not None else texts)
+    if config.resume:
+        raise Refused("resume=true", "-c resume=true", "use --resume DIR")
+    return new_job(config, profile, engine, Path.cwd())
+
+
+def _profile(name: str | None, nodes: int | None) -> Profile:
+    profile = load_profile(name, Path.cwd())
+    return profile if nodes is None else profile.with_num_supernodes(nodes)
+
+
+def _pairs(words: list[str]) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals:
+            raise Refused(f"{word!r} is no KEY=VALUE", f"-c {word}", "write -c KEY=VALUE")
+        if key in pairs:
+            raise Refused(f"{key!r} is given twice", f"-c {word}", "give it once")
+        pairs[key] = value
+    return pairs
+
+
+def _describe(kind: str, name: str) -> dict[str, Any]:
+    cls = resolve(kind, name)
+    args = [{"name": a.name, "type": a.type, "default": a.default, "doc": a.doc} for a in arguments(cls)]
+    return {"name": name, "doc": summary_line(cls), "args": args}
+
+
+def _wrapped(text: str, indent: int) -> str:
+    return textwrap.fill(text, WIDTH, subsequent_indent=" " * indent, break_on_hyphens=False, break_long_words=False)
+
+
+def _argument_line(argument: Mapping[str, Any]) -> str:
+    default = "required" if argument["default"] is None else f"default {argument['default']}"
+    return f"{argument['name']}: {argument['doc']} ({argument['type']}, {default})"
+
+
+if __name__ == "__main__":
+    main()

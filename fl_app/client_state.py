@@ -1,0 +1,58 @@
+"""What a client keeps between rounds and runs, on its node's disk.
+
+A node's process may end after any message, and Flower keeps no state over a resume; so state lives in files, one
+folder for each (job, client), one file for each round that wrote one:
+
+    <root>/<job>/<client>/round-7.safetensors
+
+A reply can be lost after the state was written. So two generations are kept, and the server says with each order
+which round's update from this client it used last: that generation is the one to go on from, any other never was.
+"""
+
+import hashlib
+import os
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from fl_app.tensors import tensor_bytes
+from strategies.update import Arrays
+
+
+class ClientStore:
+    """Reads and writes the generations of client state below `root`."""
+
+    def __init__(self, root: Path, job: str) -> None:
+        self._root = root / _file_name(job)
+
+    def load(self, client: str, used_round: int) -> Arrays:
+        """The state that the update of round `used_round` left; empty for 0, and where it is lost."""
+        path = self._path(client, used_round)
+        if used_round == 0 or not path.is_file():
+            return ()
+        try:
+            arrays = load_file(path)
+        except (SafetensorError, OSError):  # a file cut short by a crash: as if it had never been written
+            return ()
+        return tuple(arrays[str(i)] for i in range(len(arrays)))
+
+    def save(self, client: str, used_round: int, round: int, state: Arrays) -> None:
+        """Write the state after `round`; keep it and the one of `used_round`, delete all others."""
+        folder = self._path(client, round).parent
+        folder.mkdir(parents=True, exist_ok=True)
+        scratch = folder / f"writing-{os.getpid()}"
+        scratch.write_bytes(tensor_bytes({str(i): array for i, array in enumerate(state)}))
+        scratch.replace(self._path(client, round))
+        kept = {self._path(client, used_round), self._path(client, round)}
+        for path in folder.glob("round-*.safetensors"):
+            if path not in kept:
+                path.unlink(missing_ok=True)
+
+    def _path(self, client: str, round: int) -> Path:
+        return self._root / _file_name(client) / f"round-{round}.safetensors"
+
+
+def _file_name(text: str) -> str:
+    """A name that is safe on every file system, whatever the client is called."""
+    return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -1,0 +1,143 @@
+"""The run configuration: every key with its type, default and bounds, once.
+
+`[tool.flwr.app.config]` of pyproject.toml repeats names and defaults, because Flower accepts only keys it finds
+there; a test keeps the two equal.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from fl_app.errors import Refused, suggestion
+
+Text = str
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+Penalty = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+def _kebab(name: str) -> str:
+    return name.replace("_", "-")
+
+
+class RunConfig(BaseModel):
+    """One run. Frozen and hashable; the same on the server and on every node."""
+
+    model_config = ConfigDict(
+        strict=True, frozen=True, extra="forbid", alias_generator=_kebab, validate_by_name=False, validate_by_alias=True
+    )
+
+    task: Text = Field("logistic", description="what is learned")
+    task_args: Text = Field("", description='arguments of the task, "key=value key=value"')
+    data: Text = Field("breast-cancer", description="where the rows come from")
+    data_args: Text = Field("", description="arguments of the data source")
+    strategy: Text = Field("fedavg", description="how the federation learns")
+    strategy_args: Text = Field("", description="arguments of the strategy")
+    partition: Text = Field("iid", description="how rows are dealt to clients")
+    partition_args: Text = Field("", description="arguments of the partition")
+    num_clients: Count = Field(10, description="how many clients there are; 0 = as many as the data say")
+    clients_per_round: Count = Field(0, description="how many are drawn for a round; 0 = all")
+    rounds: Positive = Field(20, description="how many rounds at most")
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(0, description="the same seed gives the same model, to the bit")
+    local_epochs: Positive = Field(5, description="passes of a client over its rows in a round")
+    local_steps: Count = Field(0, description="steps of a client in a round, instead of local-epochs; 0 = epochs")
+    batch_size: Count = Field(16, description="rows in a mini-batch; 0 = all")
+    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(0.1, description="of local steps")
+    lr_schedule: Text = Field("constant", description='over rounds: constant, "step every=10 factor=0.5", cosine, ...')
+    l1: Penalty = Field(0.0, description="weight of the L1 penalty")
+    l2: Penalty = Field(0.01, description="weight of the L2 penalty; separable data have no optimum without one")
+    solver: Text = Field("sgd", description="of local training")
+    standardize: Literal["global", "local", "none"] = Field("global", description="whose statistics scale the features")
+    stop: Text = Field("rounds", description="when a run ends before its last round")
+    stop_args: Text = Field("", description="arguments of the stop rule")
+    evaluate_every: Count = Field(
+        0,
+        description="rounds between evaluations by the clients; 0 = at the end (a server with test rows: every round)",
+    )
+    min_clients: Positive = Field(2, description="fewer good updates than this and a round does not count")
+    round_timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        600.0, description="deadline of a round"
+    )
+    enrol_timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        60.0, description="how long to wait for the clients before round 1"
+    )
+    min_examples: Positive = Field(20, description="a client with fewer rows sends no statistics of its features")
+    test_fraction: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.2, description="share of a client's rows kept for tests"
+    )
+    threads: Positive = Field(1, description="CPU threads of a process; more make small models slower")
+    init: Text = Field("", description="a model.safetensors to start from")
+    out: Text = Field("", description="folder of the results; empty = runs/<time>-<task>-<strategy>")
+    resume: bool = Field(False, description="go on from the checkpoint in out")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "RunConfig":
+        if self.num_clients and self.min_clients > self.num_clients:
+            raise ValueError(f"min-clients={self.min_clients} of num-clients={self.num_clients} can never be reached")
+        if self.clients_per_round and self.min_clients > self.clients_per_round:
+            raise ValueError(
+                f"min-clients={self.min_clients} of clients-per-round={self.clients_per_round} can never be reached"
+            )
+        if self.num_clients and self.clients_per_round > self.num_clients:
+            raise ValueError(f"clients-per-round={self.clients_per_round} of num-clients={self.num_clients}")
+        return self
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> "RunConfig":
+        """From typed values by their kebab-case keys. Raises Refused naming the first fault."""
+        for key in values:
+            if key not in KEYS:
+                raise Refused(f"unknown key {key!r}", f"{key}={values[key]}", suggestion(key, KEYS))
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            first = error.errors()[0]
+            message = first["msg"].removeprefix("Value error, ")
+            if not first["loc"]:
+                raise Refused("inconsistent configuration", message, "change one of the two") from error
+            key = str(first["loc"][0])
+            raise Refused(f"{key}={first['input']!r}", key, message[0].lower() + message[1:]) from error
+
+    @classmethod
+    def parse_texts(cls, texts: Mapping[str, str], base: Mapping[str, Any] | None = None) -> "RunConfig":
+        """From texts as typed on a command line, over the typed values of `base`. Raises Refused."""
+        typed = {key: from_text(key, text) for key, text in texts.items()}
+        return cls.parse({**(base or {}), **typed})
+
+    def values(self) -> dict[str, str | int | float | bool]:
+        """Every key, kebab-case: what travels, what files hold, what `parse` takes."""
+        return self.model_dump(by_alias=True)
+
+    def sha256(self) -> str:
+        """Of the keys that decide what is computed; not of where its results go."""
+        values = {k: v for k, v in self.values().items() if k not in ("out", "resume")}
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+KEYS = {_kebab(name): field for name, field in RunConfig.model_fields.items()}
+
+
+def _plain_type(annotation: Any) -> type:
+    if get_origin(annotation) in (Annotated, Literal):
+        first = get_args(annotation)[0]
+        return first if isinstance(first, type) else type(first)
+    return annotation if isinstance(annotation, type) else str
+
+
+def from_text(key: str, text: str) -> str | int | float | bool:
+    """The typed value of a key from its text. Raises Refused for an unknown key or a text of another type."""
+    if key not in KEYS:
+        raise Refused(f"unknown key {key!r}", f"-c {key}={text}", suggestion(key, KEYS))
+    kind = _plain_type(KEYS[key].annotation)
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise Refused(f"{key}={text}", f"-c {key}={text}", "expected true or false")
+        return text.lower() == "true"
+    try:
+        return kind(text) if kind in (int, float) else text
+    except ValueError:
+        expected = {int: "a whole number", float: "a number"}[kind]
+        raise Refused(f"{key}={text}", f"-c {key}={text}", f"expected {expected}") from None

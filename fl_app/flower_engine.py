@@ -1,0 +1,271 @@
+"""A run on Flower: submits it, follows the files that its ServerApp writes, and tells how it really ended.
+
+``flwr run --stream`` exits 0 when the run failed, and waits for a minute or for ever when a process of a simulation was
+killed. The truth is ``out/summary.json``, which the ServerApp writes as its last act; without it the logs are searched
+for the reason.
+"""
+
+import contextlib
+import json
+import math
+import re
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import tomli_w
+
+from fl_app.bundle import write_app_tree
+from fl_app.kept_process import KeptProcess
+from fl_app.profiles import Profile, federation_config, flower_config
+from fl_app.superlink import LocalSuperLink, SuperLinkError, flower_environment, scratch_folder
+
+Interruption = Literal["SIGINT", "SIGTERM"]
+
+_POLL_S = 0.05
+_LOOK_S = 0.5
+# A process may have reported its failure before it ended; Flower's log brings it within this time.
+_LAST_WORDS_S = 3.0
+_STOP_RUN_TIMEOUT_S = 9.0
+
+_CONNECTION = "config.toml"  # of FLWR_HOME, where Flower looks for it
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_WRAPPERS = ("An error was encountered. Outcome simulation.", "Simulation Runtime crashed.")
+
+# Imports Flower's command line while the SuperLink starts, and obeys it once the connection is there.
+_FLWR = """
+import pathlib, sys, time
+from flwr.cli.app import app
+while not pathlib.Path(sys.argv[1]).exists():
+    time.sleep(0.02)
+del sys.argv[1]
+sys.exit(app())
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended."""
+
+    finished: bool  # the ServerApp wrote summary.json, which says whether the run completed
+    interrupted: Interruption | None = None  # a signal stopped it before
+    error: str | None = None  # one line, when it neither finished nor was interrupted
+
+
+def run_on_flower(
+    config: Mapping[str, str | int | float | bool],
+    out: Path,
+    profile: Profile,
+    *,
+    on_line: Callable[[dict[str, Any]], None] | None,
+    log_path: Path,
+) -> Outcome:
+    """Run the app with ``config`` and follow ``out`` until the run ends; no process is left then.
+
+    ``on_line`` gets every object that the ServerApp appends to ``out/rounds.jsonl``. Flower's log is appended to
+    ``log_path``. SIGINT and SIGTERM stop the run (a deployment's too); the previous handlers come back. Raises
+    FileNotFoundError when the installation is incomplete, and what ``on_line`` raises, with nothing left either.
+    """
+    output = _Output(out, on_line)
+    log = _Log(log_path)
+    with _StopSignals() as signals, contextlib.ExitStack() as stack:
+        superlink = stack.enter_context(LocalSuperLink()) if profile.is_local else None
+        home = superlink.home if superlink else stack.enter_context(scratch_folder())
+        arguments = _prepare(config, profile, home)
+        flwr = stack.enter_context(_flwr(arguments, home, log_path))
+        try:
+            if superlink is None or superlink.wait_until_ready(give_up=signals.came):
+                _connect(home, flower_config(profile, superlink.address if superlink else None))
+                _follow(output, flwr, superlink, signals)
+            error = None
+        except (SuperLinkError, _RunDiedError) as death:
+            error = str(death)
+        if output.is_finished():
+            return Outcome(finished=True)
+        if superlink is not None:
+            log.append(superlink.log_path)
+        if signals.first is None:
+            return Outcome(finished=False, error=log.reason() or error or _no_result(profile, log))
+        if superlink is None:
+            _stop_run(log, profile, home, signals)
+        return Outcome(finished=False, interrupted=signals.first)
+
+
+class _RunDiedError(RuntimeError):
+    """A process that the run cannot do without has ended."""
+
+
+def _prepare(config: Mapping[str, str | int | float | bool], profile: Profile, home: Path) -> list[str]:
+    """Write what ``flwr run`` reads into ``home``, all but the connection; returns its arguments."""
+    app, run_config = home / "app", home / "run-config.toml"
+    write_app_tree(app)
+    # A file, as Flower's KEY=VALUE syntax has no way to write a string with both kinds of quotes.
+    run_config.write_text(tomli_w.dumps(config), encoding="utf-8")
+    arguments = ["run", str(app), profile.name, "--stream", "--run-config", str(run_config)]
+    if federation := federation_config(profile):
+        arguments += ["--federation-config", federation]
+    return arguments
+
+
+def _flwr(arguments: Sequence[str], home: Path, log_path: Path) -> KeptProcess:
+    """Start ``flwr`` with these arguments; it begins once the connection is there."""
+    # -P: no module of the caller's folder is imported; -u: the log is complete whenever we look.
+    command = [sys.executable, "-P", "-u", "-c", _FLWR, str(home / _CONNECTION), *arguments]
+    return KeptProcess(command, env=flower_environment(home), log_path=log_path, scratch=home)
+
+
+def _connect(home: Path, connection: str) -> None:
+    """Let the waiting ``flwr`` begin; it sees the whole file or none."""
+    draft = home / f"{_CONNECTION}.draft"
+    draft.write_text(connection, encoding="utf-8")
+    draft.replace(home / _CONNECTION)
+
+
+def _follow(output: "_Output", flwr: KeptProcess, superlink: LocalSuperLink | None, signals: "_StopSignals") -> None:
+    """Pass on the lines of the run until summary.json is there, ``flwr run`` has ended or a signal came.
+
+    Raises _RunDiedError when a process of the simulation has ended and ``flwr run`` does not notice.
+    """
+    next_look_s, lost_at_s = 0.0, math.inf
+    while not (output.is_finished() or signals.came() or flwr.exit_status() is not None):
+        output.pass_on()
+        now_s = time.monotonic()
+        if superlink is not None and now_s >= next_look_s:
+            next_look_s = now_s + _LOOK_S
+            if lost := superlink.lost_process():
+                lost_at_s = min(lost_at_s, now_s)
+                if now_s - lost_at_s > _LAST_WORDS_S:
+                    raise _RunDiedError(f"{lost} ended without a result: it was killed, or crashed")
+        time.sleep(_POLL_S)
+    output.pass_on()
+
+
+def _stop_run(log: "_Log", profile: Profile, home: Path, signals: "_StopSignals") -> None:
+    """Ask a SuperLink that is not ours to stop the run; a second signal ends the wait for its answer."""
+    if (run_id := log.run_id()) is None:
+        return
+    deadline_s = time.monotonic() + _STOP_RUN_TIMEOUT_S
+    with _flwr(["stop", run_id, profile.name], home, log.path) as stop:
+        while stop.exit_status() is None and time.monotonic() < deadline_s and signals.count < 2:
+            time.sleep(_POLL_S)
+
+
+def _no_result(profile: Profile, log: "_Log") -> str:
+    if profile.is_local:
+        return f"the run ended without a result; see {log.path}"
+    return f"the run ended without a result here (its files are on the SuperLink's machine); see {log.path}"
+
+
+class _Output:
+    """The files that the ServerApp writes, from now on: what earlier runs left there is not looked at."""
+
+    def __init__(self, out: Path, on_line: Callable[[dict[str, Any]], None] | None) -> None:
+        self._summary = out / "summary.json"
+        self._earlier_summary = _version(self._summary)
+        self._rounds = out / "rounds.jsonl"
+        self._offset = self._rounds.stat().st_size if self._rounds.exists() else 0
+        self._on_line = on_line
+
+    def is_finished(self) -> bool:
+        """Whether this run's summary.json is there."""
+        version = _version(self._summary)
+        return version is not None and version != self._earlier_summary
+
+    def pass_on(self) -> None:
+        """Hand the complete new lines of rounds.jsonl to ``on_line``."""
+        if self._on_line is None or not self._rounds.exists():
+            return
+        with self._rounds.open("rb") as rounds:
+            rounds.seek(self._offset)
+            *lines, _ = rounds.read().split(b"\n")  # what follows the last line end is still being written
+        self._offset += sum(len(line) + 1 for line in lines)
+        for line in lines:
+            self._on_line(json.loads(line))
+
+
+def _version(path: Path) -> tuple[int, int] | None:
+    """Tells a file from the one that replaced it; None when there is none."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_mtime_ns
+
+
+class _Log:
+    """What Flower logs from now on."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._start = path.stat().st_size if path.exists() else 0
+
+    def append(self, other: Path) -> None:
+        """Add another log, which is about to be removed with its folder."""
+        with self.path.open("ab") as log:
+            log.write(f"\n--- {other.name} ---\n".encode() + other.read_bytes())
+
+    def run_id(self) -> str | None:
+        """The run's number at the SuperLink, once it was submitted."""
+        match = re.search(r"Successfully started run (\d+)", self._text())
+        return match and match[1]
+
+    def reason(self) -> str | None:
+        """Flower's own word on why the run failed, in one line; None when it says nothing."""
+        text = self._text()
+        if refusal := re.search(r"Could not start run: (.+)", text):
+            return refusal[1].strip()
+        if report := re.search(r"Exit Code: \d+\s+(.+)", text):
+            return _last_exception(text[: report.start()]) or report[1].strip()
+        if box := re.findall(r"^│ (.+?) *│$", text, re.MULTILINE):
+            return " ".join(box)
+        return None
+
+    def _text(self) -> str:
+        with self.path.open("rb") as log:
+            log.seek(self._start)
+            return _COLOUR.sub("", log.read().decode(errors="replace"))
+
+
+def _last_exception(text: str) -> str | None:
+    """The line that names the exception, of the last traceback that is not only Flower's wrapping of another one."""
+    tracebacks = re.findall(r"^Traceback \(most recent call last\):\n(?:[ \t].*\n|\n)*(\S.*)", text, re.MULTILINE)
+    own = [line for line in tracebacks if not line.endswith(_WRAPPERS)]
+    return own[-1] if own else None
+
+
+class _StopSignals:
+    """Counts SIGINT and SIGTERM instead of obeying them, and restores the previous handlers at the end.
+
+    Outside the main thread, where Python allows no handlers, and for a signal that this process was told to ignore,
+    nothing changes.
+    """
+
+    def __init__(self) -> None:
+        self.first: Interruption | None = None
+        self.count = 0
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                if signal.getsignal(number) != signal.SIG_IGN:
+                    self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def came(self) -> bool:
+        """Whether the run is to stop."""
+        return self.count > 0
+
+    def _note(self, number: int, _frame: object) -> None:
+        self.count += 1
+        if self.first is None:
+            self.first = "SIGINT" if number == signal.SIGINT else "SIGTERM"

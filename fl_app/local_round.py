@@ -1,0 +1,141 @@
+"""One node's part of a round: for each client NumPyClient.fit -> check -> Update -> pipeline -> fold.
+
+A client that fails in any way costs its own update, never its neighbours'. What went wrong in detail is logged here
+and stays here, since it may quote data; only the reason, one of a fixed list, travels.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from fractions import Fraction
+from functools import partial
+from logging import WARNING
+from typing import Any
+
+import numpy as np
+from flwr.common.logger import log
+
+from fl_app.assembly import derive_seed, fit_config
+from fl_app.deadline import Worker
+from fl_app.site import Site
+from strategies.history import Dropped
+from strategies.transform import Round
+from strategies.update import Arrays, DropReason, ExactSum, FixedPoint, InvalidUpdate, Update, check_magnitude
+from strategies.wire import Answer, Order, encoded_bytes
+from strategies.work import LocalWork, check_template
+
+# A client may take this share of what is left of the round: however many hang, the node answers in time.
+SHARE_OF_TIME_LEFT = 0.5
+
+Work = Callable[[Site, Order, Arrays], Answer]
+
+
+def train(site: Site, order: Order, params: Arrays) -> Answer:
+    """Train the clients of an order from `params`; one folded update, or one of each good client."""
+    grid = FixedPoint(order.fraction_bits)
+    used_rounds = dict(zip(order.clients, order.used_rounds, strict=True))
+    pipeline = site.strategy.pipeline
+
+    def contribute(client: str) -> Update:
+        update = _fit(site, order, params, client)
+        info = Round(order.round, derive_seed(site.config.seed, "encode", order.round, client), grid, order.public)
+        state = site.store.load(client, used_rounds[client]) if pipeline.stateful else ()
+        update, state = pipeline.encode(update, state, info)
+        update = replace(update, payload_bytes=encoded_bytes(update.arrays))
+        if pipeline.stateful:
+            site.store.save(client, used_rounds[client], order.round, state)
+        return pipeline.decode_each(update, info) if order.fold else update
+
+    return _collect(site, order, contribute, grid)
+
+
+def evaluate(site: Site, order: Order, params: Arrays) -> Answer:
+    """Measure `params` on the test rows of the clients of an order; metric sums only."""
+
+    def measure(client: str) -> Update:
+        shard = site.rows.shard(client)
+        config = fit_config(site.config, order.round, site.strategy.work.request, seed=0)
+        returned = site.task.make_client(shard).evaluate([array.copy() for array in params], config)
+        if not (isinstance(returned, tuple) and len(returned) == 3):
+            raise InvalidUpdate("keys", "evaluate must return (loss, number of examples, metric sums)")
+        return Update((), (client,), metric_sums=_exact(returned[2], site.task.metric_names))
+
+    return _collect(site, order, measure, FixedPoint(order.fraction_bits))
+
+
+def _collect(site: Site, order: Order, contribute: Callable[[str], Update], grid: FixedPoint) -> Answer:
+    fold = ExactSum(grid)
+    updates: list[Update] = []
+    dropped: list[Dropped] = []
+    with Worker() as worker:
+        for client, left_s in _time_left(order):
+            try:
+                update = worker.call(partial(contribute, client), left_s)
+                if order.fold:
+                    fold.add(update)
+                else:
+                    updates.append(update)
+            except Exception as error:  # a client may raise anything; the run goes on without it
+                dropped.append(Dropped(client, _reason(error)))
+                log(WARNING, "client %s dropped in round %d: %s: %s", client, order.round, type(error).__name__, error)
+    return Answer((fold.total(),) if len(fold) else tuple(updates), tuple(dropped))
+
+
+def _time_left(order: Order) -> Iterator[tuple[str, float]]:
+    deadline = time.monotonic() + order.timeout_s
+    for client in order.clients:
+        yield client, SHARE_OF_TIME_LEFT * (deadline - time.monotonic())
+
+
+def _reason(error: Exception) -> DropReason:
+    if isinstance(error, InvalidUpdate):
+        return error.reason
+    if isinstance(error, TimeoutError):
+        return "timeout"
+    return "memory" if isinstance(error, MemoryError) else "raised"
+
+
+def _fit(site: Site, order: Order, params: Arrays, client: str) -> Update:
+    """Run one client's fit and check all that it returned. Raises InvalidUpdate, or what fit raises."""
+    shard, work, wanted = site.rows.shard(client), site.strategy.work, site.train_metrics
+    seed = derive_seed(site.config.seed, "fit", order.round, client)
+    config = fit_config(site.config, order.round, work.request, seed=seed, metrics=wanted)
+    returned = site.task.make_client(shard).fit([array.copy() for array in params], config)
+    if not (isinstance(returned, tuple) and len(returned) == 3):
+        raise InvalidUpdate("keys", "fit must return (arrays, number of examples, metrics)")
+    arrays, num_examples, metrics = returned
+    contribution = _contribution(work, params, arrays)
+    if isinstance(num_examples, bool) or not isinstance(num_examples, int | np.integer):
+        raise InvalidUpdate("weight", f"number of examples {num_examples!r}, expected an integer")
+    if not 1 <= num_examples <= len(shard.train):
+        raise InvalidUpdate("weight", f"number of examples {num_examples}, expected 1 to {len(shard.train)}")
+    return Update(
+        contribution,
+        (client,),
+        num_examples=int(num_examples),
+        metric_sums=_exact(metrics, site.task.metric_names if wanted else ()),
+    )
+
+
+def _contribution(work: LocalWork, params: Arrays, returned: Any) -> Arrays:
+    if not isinstance(returned, list | tuple) or not all(isinstance(a, np.ndarray | np.generic) for a in returned):
+        raise InvalidUpdate("keys", "fit must return a list of numpy arrays")
+    arrays = tuple(np.asarray(array) for array in returned)
+    check_template(arrays, work.returns(params))
+    contribution = work.contribution(params, arrays)
+    check_magnitude(contribution)
+    return contribution
+
+
+def _exact(metrics: Any, names: tuple[str, ...]) -> dict[str, Fraction]:
+    """The metric sums as exact rationals. Raises InvalidUpdate("metrics") for other names or values."""
+    if not names:
+        return {}
+    if not isinstance(metrics, Mapping) or set(metrics) != set(names):
+        came = ", ".join(map(str, metrics)) if isinstance(metrics, Mapping) else type(metrics).__name__
+        raise InvalidUpdate("metrics", f"metrics {came}, expected {', '.join(names)}")
+    for name, value in metrics.items():
+        if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not math.isfinite(value):
+            raise InvalidUpdate("metrics", f"{name}={value!r}, expected a finite number")
+    return {name: Fraction(value.item() if isinstance(value, np.number) else value) for name, value in metrics.items()}

@@ -1,0 +1,121 @@
+"""The folder of a run: what stands where, written so that a crash leaves the old file or the new one."""
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fl_app.config import RunConfig
+from fl_app.errors import Refused
+from strategies.history import RoundReport
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replace a file by one with this content, on the disk before it takes the name."""
+    scratch = path.with_name(f".{path.name}.writing")
+    with scratch.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    scratch.replace(path)
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """The files of one run."""
+
+    path: Path
+
+    @property
+    def rounds(self) -> Path:
+        """One JSON object a round."""
+        return self.path / "rounds.jsonl"
+
+    @property
+    def summary(self) -> Path:
+        """The end of the run; it is there once the run is over."""
+        return self.path / "summary.json"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The state after the last complete round."""
+        return self.path / "checkpoint.safetensors"
+
+    @property
+    def model(self) -> Path:
+        """The params."""
+        return self.path / "model.safetensors"
+
+    @property
+    def about_model(self) -> Path:
+        """What the params mean."""
+        return self.path / "model.json"
+
+    @property
+    def log(self) -> Path:
+        """What Flower logged."""
+        return self.path / "flower.log"
+
+    def create(self) -> None:
+        """Make the folder for a new run. Raises Refused, and touches nothing, where one has been or cannot be."""
+        for used in (self.summary, self.rounds, self.checkpoint):
+            if used.exists():
+                raise Refused(f"{used.name} exists", f"--out {self.path}", "choose another folder, or use --resume")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe = self.path / ".writable"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise Refused("cannot write", f"--out {self.path}", f"{error.strerror}: choose another folder") from error
+
+    def append_round(self, report: RoundReport) -> None:
+        """Add a line to rounds.jsonl, on the disk when this returns."""
+        with self.rounds.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(report.to_json(), allow_nan=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def read_rounds(self, last: int) -> list[RoundReport]:
+        """The rounds up to `last`; a line that a crash cut short, or a later one, is left out."""
+        reports: list[RoundReport] = []
+        if self.rounds.exists():
+            for line in self.rounds.read_bytes().split(b"\n"):
+                try:
+                    report = RoundReport.from_json(json.loads(line))
+                except (ValueError, KeyError, TypeError):  # no JSON, or no report
+                    break
+                if report.round <= last:
+                    reports.append(report)
+        return reports
+
+    def rewind(self, last: int) -> list[RoundReport]:
+        """Cut rounds.jsonl back to the rounds up to `last`, remove what an ending wrote, and return those rounds."""
+        reports = self.read_rounds(last)
+        lines = (json.dumps(report.to_json(), allow_nan=False) + "\n" for report in reports)
+        write_atomically(self.rounds, "".join(lines).encode())
+        self.summary.unlink(missing_ok=True)
+        return reports
+
+    def read_summary(self) -> dict[str, Any]:
+        """The end of the run."""
+        content: dict[str, Any] = json.loads(self.summary.read_text(encoding="utf-8"))
+        return content
+
+    def write_json(self, path: Path, content: Mapping[str, Any]) -> None:
+        """Write one of the JSON files."""
+        write_atomically(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+
+
+def default_folder(config: RunConfig, parent: Path) -> Path:
+    """parent/runs/<time>-<task>-<strategy>, with a number behind it where two runs start in one second."""
+    names = [part.rpartition(":")[2] for part in (config.task, config.strategy)]
+    stem = "-".join([time.strftime("%Y%m%d-%H%M%S"), *names])
+    folder, count = parent / "runs" / stem, 1
+    while folder.exists():
+        count += 1
+        folder = parent / "runs" / f"{stem}-{count}"
+    return folder

@@ -1,0 +1,126 @@
+"""A bad client costs its own update, never the run; too few good ones fail it and keep the last good model."""
+
+import json
+import time
+
+import numpy as np
+import pytest
+from extensions import FAULTS, REASONS
+from runs import run
+from safetensors.numpy import load_file
+
+from strategies.base import TooFewClients
+
+TASK = "extensions:FaultyTask"
+
+
+def lines(folder):
+    return [json.loads(line) for line in folder.rounds.read_text().splitlines()]
+
+
+# Where the server holds the test rows clients send no metrics, and what they return is not looked at.
+CASES = [(fault, "extensions:HeldByClients") for fault in FAULTS] + [
+    (fault, "breast-cancer") for fault in FAULTS if not fault.startswith("metric") and fault != "hangs"
+]
+
+
+@pytest.mark.parametrize(("fault", "data"), CASES)
+def test_each_kind_of_bad_client_is_dropped_with_its_reason_and_the_others_are_used(tmp_path, fault, data):
+    timeout = {"round_timeout_s": 2.0} if fault == "hangs" else {}
+    summary, folder = run(tmp_path / "out", task=TASK, task_args=f"fault={fault}", data=data, rounds=2, **timeout)
+    assert summary["status"] == "completed"
+    assert summary["client_updates"] == 18
+    assert summary["dropped"] == 2
+    for line in lines(folder):
+        assert line["dropped"] == [{"client": "03", "reason": REASONS[fault]}]
+        assert (line["good"], line["expected_clients"]) == (9, 10)
+    assert all(np.isfinite(array).all() for array in load_file(folder.model).values())
+
+
+def test_a_dropped_client_leaves_no_trace_in_the_model(tmp_path):
+    """Two ways of being absent, one model."""
+    models = [
+        run(tmp_path / fault, task=TASK, task_args=f"fault={fault}")[0]["params_sha256"]
+        for fault in ("raises", "nan", "weight-absurd", "shape")
+    ]
+    assert len(set(models)) == 1
+    assert models[0] != run(tmp_path / "all", task="logistic")[0]["params_sha256"]
+
+
+def test_a_hanging_client_costs_the_node_half_of_what_is_left_and_not_its_neighbours(tmp_path):
+    began = time.monotonic()
+    summary, folder = run(
+        tmp_path / "out",
+        task=TASK,
+        task_args="fault=hangs clients=00,02,04",
+        nodes=2,
+        rounds=1,
+        round_timeout_s=2.0,
+    )
+    assert time.monotonic() - began < 5
+    assert [d["client"] for d in lines(folder)[0]["dropped"]] == ["00", "02", "04"]
+    assert summary["client_updates"] == 7
+
+
+def test_why_a_client_failed_is_said_at_the_node_and_does_not_travel(tmp_path, caplog):
+    _, folder = run(tmp_path / "out", task=TASK, task_args="fault=raises", rounds=1)
+    assert "patient 17" in caplog.text
+    assert not any(b"patient 17" in path.read_bytes() for path in folder.path.rglob("*") if path.is_file())
+
+
+def test_too_few_good_clients_fail_the_run_and_keep_the_last_good_model(tmp_path):
+    nine = ",".join(f"{i:02}" for i in range(9))
+    good, _ = run(tmp_path / "good", rounds=2, task=TASK, task_args="fault=nan clients=none")
+    with pytest.raises(
+        TooFewClients, match=r"round 3: 1 of 10 clients gave a good update, min-clients=2; dropped: 00 \(non-finite\)"
+    ):
+        run(tmp_path / "bad", rounds=5, task=TASK, task_args=f"fault=nan clients={nine} from-round=3")
+    summary = json.loads((tmp_path / "bad" / "summary.json").read_text())
+    assert (summary["status"], summary["stop_reason"], summary["rounds"]) == ("failed", "too-few-clients", 2)
+    assert "round 3: 1 of 10" in summary["error"]
+    assert summary["params_sha256"] == good["params_sha256"]
+    assert (tmp_path / "bad" / "model.safetensors").read_bytes() == (
+        tmp_path / "good" / "model.safetensors"
+    ).read_bytes()
+
+
+def test_a_round_with_too_few_is_tried_once_more_with_the_same_cohort(tmp_path, monkeypatch):
+    import extensions
+
+    calls = []
+
+    def flaky(arrays, n, metrics):
+        calls.append(n)
+        if len(calls) <= 9:
+            raise RuntimeError("not yet")
+        return arrays, n, metrics
+
+    monkeypatch.setitem(extensions.FAULTS, "flaky", flaky)
+    nine = ",".join(f"{i:02}" for i in range(9))
+    summary, folder = run(tmp_path / "out", rounds=1, task=TASK, task_args=f"fault=flaky clients={nine}")
+    assert summary["status"] == "completed"
+    assert len(calls) == 18
+    assert lines(folder)[0]["dropped"] == []
+    assert summary["params_sha256"] == run(tmp_path / "plain", rounds=1)[0]["params_sha256"]
+
+
+def test_all_clients_failing_from_the_start_leaves_the_initial_model(tmp_path):
+    everyone = ",".join(f"{i:02}" for i in range(10))
+    with pytest.raises(TooFewClients):
+        run(tmp_path / "out", task=TASK, task_args=f"fault=raises clients={everyone}")
+    assert not any(array.any() for array in load_file(tmp_path / "out" / "model.safetensors").values())
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert (summary["status"], summary["rounds"], summary["metrics"]) == ("failed", 0, None)
+
+
+@pytest.mark.parametrize("fault", ["metric-nan", "raises"])
+def test_a_client_that_cannot_evaluate_is_left_out_of_the_metrics(tmp_path, fault):
+    summary, _ = run(tmp_path / "out", task=TASK, task_args=f"fault={fault}", data="extensions:HeldByClients")
+    assert summary["metrics_on"] == "clients"
+    assert 0.5 < summary["metrics"]["accuracy"] <= 1
+
+
+def test_clients_may_write_into_what_they_receive(tmp_path):
+    polite, _ = run(tmp_path / "polite")
+    rude, _ = run(tmp_path / "rude", task="extensions:WritingTask")
+    assert rude["params_sha256"] == polite["params_sha256"]

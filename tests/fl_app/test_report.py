@@ -1,0 +1,55 @@
+"""The end of a run in words."""
+
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from fl_app.report import REASONS, closing_lines
+from strategies.stopping import StopReason
+
+
+def summary(**changes: Any) -> dict[str, Any]:
+    return {
+        "status": "completed",
+        "stop_reason": "rounds",
+        "rounds": 20,
+        "seconds": {"total": 12.34},
+        "metrics": {"accuracy": 0.97654, "log_loss": 0.1, "auc": None},
+        "metrics_on": "server",
+        "out": "/data/caller/runs/1",
+    } | changes
+
+
+HERE = Path("/data/caller")
+
+
+def test_the_end_is_told_with_its_metrics_and_where_everything_is() -> None:
+    assert closing_lines(summary(), HERE) == [
+        "completed after 20 rounds in 12.3 s: all rounds done",
+        "accuracy 0.9765  log_loss 0.1  (on the server's test rows)",
+        "results in runs/1",
+    ]
+
+
+@pytest.mark.parametrize("reason", [*get_args(StopReason), "too-few-clients", "error", "interrupted"])
+def test_every_reason_of_the_interface_has_words(reason: str) -> None:
+    assert closing_lines(summary(stop_reason=reason), HERE)[0].endswith(REASONS[reason])
+
+
+def test_one_round_is_no_plural() -> None:
+    assert "after 1 round in" in closing_lines(summary(rounds=1), HERE)[0]
+    assert "after 0 rounds in" in closing_lines(summary(rounds=0), HERE)[0]
+
+
+@pytest.mark.parametrize("metrics", [None, {}, {"accuracy": None}])
+def test_without_a_metric_there_is_no_line_of_metrics(metrics: dict[str, Any] | None) -> None:
+    assert len(closing_lines(summary(metrics=metrics), HERE)) == 2
+
+
+def test_a_metric_of_the_clients_says_so() -> None:
+    assert "(on the clients' test rows)" in closing_lines(summary(metrics_on="clients"), HERE)[1]
+
+
+def test_a_folder_elsewhere_is_named_in_full() -> None:
+    assert closing_lines(summary(out="/elsewhere/r"), HERE)[-1] == "results in /elsewhere/r"

@@ -1,0 +1,69 @@
+"""Who may import what. The layers stand in pyproject.toml; here they are kept, with the rules finer than a package."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from importlinter.cli import lint_imports
+
+PROJECT = Path(__file__).parents[1]
+
+# Beside these nothing of strategies/ knows Flower.
+FLOWER_IN_STRATEGIES = {"base.py", "rounds.py", "exchange.py", "wire.py"}
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def of_flower(path):
+    return {name for name in imports(path) if name == "flwr" or name.startswith("flwr.")}
+
+
+def test_the_layers_of_pyproject_hold(monkeypatch, capsys):
+    monkeypatch.chdir(PROJECT)
+    status = lint_imports(no_cache=True)
+    assert status == 0, capsys.readouterr().out
+
+
+def test_flower_is_known_to_four_files_of_strategies():
+    knowing = {path.name for path in (PROJECT / "strategies").rglob("*.py") if of_flower(path)}
+    assert knowing == FLOWER_IN_STRATEGIES
+
+
+def test_tasks_know_flowers_numpy_client_and_nothing_else_of_it():
+    names = set().union(*(of_flower(path) for path in (PROJECT / "tasks").rglob("*.py")))
+    assert names == {"flwr.client.NumPyClient"}
+
+
+@pytest.mark.parametrize("package", ["fl_app", "strategies", "tasks"])
+def test_the_product_does_not_know_its_tests(package):
+    names = set().union(*(set(imports(path)) for path in (PROJECT / package).rglob("*.py")))
+    assert not {name for name in names if name.split(".")[0] in ("tests", "pytest", "hypothesis", "conftest")}
+
+
+def test_a_node_imports_what_its_task_needs_and_no_more():
+    """A deployed node starts a process for every message: each import is paid every round."""
+    program = """
+import sys
+from runs import run
+run(__import__("pathlib").Path(sys.argv[1]), rounds=1, data="synthetic", standardize="global")
+print(*sorted({"torch", "sklearn", "scipy", "ray", "rich", "typer"} & set(sys.modules)))
+"""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as out:
+        done = subprocess.run(
+            [sys.executable, "-c", program, f"{out}/run"],
+            env={"PYTHONPATH": f"{PROJECT}:{PROJECT / 'tests/fl_app'}", "HOME": out},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    assert set(done.stdout.split()) <= {"typer", "rich"}  # which Flower itself imports
