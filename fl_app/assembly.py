@@ -56,6 +56,9 @@ def open_data(config: RunConfig) -> DataSource:
 def build_task(config: RunConfig, schema: Schema) -> Task:
     """The task for these columns. Raises Refused, also for a fit configuration that its clients would refuse."""
     task: Task = registry.build("task", config.task, config.task_args, schema)
+    if config.device not in ("auto", *task.devices):
+        remedy = f"expected auto or {', '.join(task.devices)}"
+        raise Refused(f"device={config.device}", f"{config.task} cannot use it", remedy)
     request = build_strategy(config).work.request
     try:
         task.check_config(fit_config(config, 1, request, seed=0))

@@ -68,6 +68,7 @@ class RunConfig(BaseModel):
     test_fraction: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.2, description="share of a client's rows kept for tests"
     )
+    device: Text = Field("auto", description="where models are trained; auto = the best that the task can use")
     threads: Positive = Field(1, description="CPU threads of a process; more make small models slower")
     init: Text = Field("", description="a model.safetensors to start from")
     out: Text = Field("", description="folder of the results; empty = runs/<time>-<task>-<strategy>")

@@ -66,6 +66,8 @@ class Task(ABC):
     schema: Schema
     array_names: tuple[str, ...]
     """Names of the parameter arrays, in order."""
+    devices: tuple[str, ...] = ("cpu",)
+    """Values of the run's `device` that this task can use, besides auto."""
     metric_names: tuple[str, ...]
     """Names of the sums that `measure`, and with it fit and evaluate of the clients, return."""
 

@@ -120,6 +120,11 @@ def test_initial_params_that_cannot_be_read_are_refused_before_the_start(fl_app_
     assert contents(caller) == {}
 
 
+def test_a_device_that_the_task_cannot_use_is_refused_before_the_start(fl_app_run: Call, caller: Path) -> None:
+    assert "device=cuda: logistic cannot use it: expected auto or cpu" in fl_app_run(device="cuda").refusal()
+    assert contents(caller) == {}
+
+
 @pytest.mark.parametrize("words", [["runn"], ["--bogus"], ["list", "--bogus"], ["list", "extra"]], ids=" ".join)
 def test_an_unknown_command_or_option_is_a_usage_error(words: list[str], fl_app: Call) -> None:
     fl_app(*words).refusal()

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -26,8 +27,19 @@ def command(*words, **keys):
     return [sys.executable, "-m", "fl_app.cli", "run", *words, *pairs]
 
 
-def environment():
-    return {**os.environ, "PYTHONPATH": str(PROJECT)}
+def environment(root=PROJECT):
+    return {**os.environ, "PYTHONPATH": str(root)}
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """What installing the project's wheel leaves in site-packages."""
+    folder = tmp_path_factory.mktemp("wheel")
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
+    subprocess.run(build, cwd=PROJECT, capture_output=True, check=True)
+    (wheel,) = folder.glob("*.whl")
+    zipfile.ZipFile(wheel).extractall(folder / "site-packages")
+    return folder / "site-packages"
 
 
 def alive(pid):
@@ -51,10 +63,15 @@ def uninterrupted(tmp_path_factory):
     return run(tmp_path_factory.mktemp("inline") / "out", rounds=6)[0]
 
 
-def test_fl_app_run_from_an_empty_folder_is_the_inline_run_to_the_bit(tmp_path, uninterrupted):
-    done = subprocess.run(
-        command("--json"), cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
-    )
+def test_an_installed_wheel_in_an_empty_folder_runs_like_the_inline_engine_to_the_bit(
+    tmp_path, installed, uninterrupted
+):
+    where = [sys.executable, "-P", "-c", "import fl_app; print(fl_app.__file__)"]
+    used = subprocess.run(where, cwd=tmp_path, env=environment(installed), capture_output=True, text=True, check=True)
+    assert Path(used.stdout.strip()).is_relative_to(installed)
+    words = [*command("--json")]
+    words.insert(1, "-P")
+    done = subprocess.run(words, cwd=tmp_path, env=environment(installed), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
     assert summary["params_sha256"] == uninterrupted["params_sha256"]
