@@ -74,7 +74,7 @@ def round_line(line: Mapping[str, Any], rounds: int, clients: int) -> str:
     """
     first, second = _metrics(line)
     up = f"up {human_bytes(line['bytes_up'])}" if line.get("bytes_up") is not None else ""
-    epsilon = f"epsilon {_number(line['epsilon'])}" if line.get("epsilon") is not None else ""
+    epsilon = f"epsilon {short_number(line['epsilon'])}" if line.get("epsilon") is not None else ""
     seconds = f"{line['seconds']['total']:.1f} s"
     head = [f"round {line['round']}/{rounds}", _cohort(line, clients), first]
     text = ""
@@ -105,12 +105,13 @@ def _metrics(line: Mapping[str, Any]) -> tuple[str, str]:
     prefix, metrics = ("", line["metrics"]) if line.get("metrics") else ("train ", line.get("train_metrics") or {})
     known = [name for name, value in metrics.items() if value is not None]
     known.sort(key=lambda name: name != "accuracy")  # stable: accuracy first, then as they come
-    texts = [f"{prefix}{name} {_number(metrics[name])}" for name in known[:2]]
+    texts = [f"{prefix}{name} {short_number(metrics[name])}" for name in known[:2]]
     first, second = (*texts, "", "")[:2]
     return first, second
 
 
-def _number(value: float) -> str:
+def short_number(value: float) -> str:
+    """Three decimals, or three digits where these say more."""
     return f"{value:.3f}" if 0.01 <= abs(value) < 100 or value == 0 else f"{value:.3g}"
 
 

@@ -1,8 +1,11 @@
 """The end of a run in words."""
 
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from fl_app.console import WIDTH, short_number
 
 REASONS = {
     "rounds": "all rounds done",
@@ -23,8 +26,9 @@ def closing_lines(summary: Mapping[str, Any], here: Path) -> list[str]:
     lines = [f"{ending} in {summary['seconds']['total']:.1f} s: {REASONS[summary['stop_reason']]}"]
     metrics = {name: value for name, value in (summary["metrics"] or {}).items() if value is not None}
     if metrics:
-        where = "on the server's test rows" if summary["metrics_on"] == "server" else "on the clients' test rows"
-        lines.append("  ".join(f"{name} {value:.4g}" for name, value in metrics.items()) + f"  ({where})")
+        where = "server's" if summary["metrics_on"] == "server" else "clients'"
+        text = "  ".join(f"{name} {short_number(value)}" for name, value in metrics.items())
+        lines += textwrap.wrap(f"{text}  ({where} test rows)", WIDTH)
     out = Path(summary["out"])
     lines.append(f"results in {out.relative_to(here) if out.is_relative_to(here) else out}")
     return lines

@@ -27,7 +27,7 @@ HERE = Path("/data/caller")
 def test_the_end_is_told_with_its_metrics_and_where_everything_is() -> None:
     assert closing_lines(summary(), HERE) == [
         "completed after 20 rounds in 12.3 s: all rounds done",
-        "accuracy 0.9765  log_loss 0.1  (on the server's test rows)",
+        "accuracy 0.977  log_loss 0.100  (server's test rows)",
         "results in runs/1",
     ]
 
@@ -48,7 +48,7 @@ def test_without_a_metric_there_is_no_line_of_metrics(metrics: dict[str, Any] | 
 
 
 def test_a_metric_of_the_clients_says_so() -> None:
-    assert "(on the clients' test rows)" in closing_lines(summary(metrics_on="clients"), HERE)[1]
+    assert "(clients' test rows)" in closing_lines(summary(metrics_on="clients"), HERE)[1]
 
 
 def test_a_folder_elsewhere_is_named_in_full() -> None:
