@@ -1,14 +1,14 @@
 """From a run configuration to the objects of a run. Server and nodes call the same functions with the same result."""
 
-import hashlib
 from functools import lru_cache
 
+import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from fl_app import registry
 from fl_app.config import RunConfig
-from fl_app.errors import Refused
+from fl_app.errors import Refused, suggestion
 from strategies.base import Basics, ComposedStrategy
 from strategies.sampling import clients_per_round
 from strategies.stopping import StopRule
@@ -59,9 +59,12 @@ def build_task(config: RunConfig, schema: Schema) -> Task:
     if config.device not in ("auto", *task.devices):
         remedy = f"expected auto or {', '.join(task.devices)}"
         raise Refused(f"device={config.device}", f"{config.task} cannot use it", remedy)
-    request = build_strategy(config).work.request
+    strategy = build_strategy(config)
+    for metric in strategy.basics.stop.reads:
+        if metric not in task.reports:
+            raise Refused(f"unknown metric {metric!r}", f"stop={config.stop}", suggestion(metric, task.reports))
     try:
-        task.check_config(fit_config(config, 1, request, seed=0))
+        task.check_config(fit_config(config, 1, strategy.work.request, seed=0))
     except ValueError as error:
         raise Refused(f"{config.task} cannot train so", f"strategy={config.strategy}", str(error)) from error
     return task
@@ -84,6 +87,8 @@ def first_params(task: Task, config: RunConfig) -> Arrays:
         if (found[name].shape, found[name].dtype) != (shape, dtype):
             came = f"{name} of shape {found[name].shape} and dtype {found[name].dtype}"
             raise Refused(came, where, f"expected shape {shape} and dtype {dtype}")
+        if not np.isfinite(found[name]).all():
+            raise Refused(f"{name} holds values that are not finite", where, "start from another model")
     return tuple(found[name] for name in task.array_names)
 
 
@@ -106,9 +111,3 @@ def fit_config(config: RunConfig, round: int, request: str, *, seed: int, metric
         "seed": seed,
         "metrics": metrics,
     }
-
-
-def derive_seed(seed: int, *parts: object) -> int:
-    """A seed of its own for each (run seed, parts): 64 bits of a hash, so that none is near another."""
-    text = "/".join(map(str, (seed, *parts)))
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")

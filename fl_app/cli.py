@@ -13,7 +13,7 @@ import typer
 
 from fl_app.config import RunConfig
 from fl_app.console import WIDTH, Progress
-from fl_app.errors import Refused
+from fl_app.errors import Refused, one_line
 from fl_app.job import Engine, Job, new_job, resumed_job, run_job
 from fl_app.profiles import Profile, load_profile
 from fl_app.registry import REGISTRIES, arguments, resolve, summary_line
@@ -90,6 +90,9 @@ def main() -> None:
         status = _complain(f"{error.format_message().rstrip('.')}: {where}: see {where} --help", debug)
     except Refused as error:
         status = _complain(str(error), debug)
+    except Exception as error:  # a fault of this program, or of the machine: no disk, no memory
+        _complain(f"{one_line(f'{type(error).__name__}: {error}')}: fl-app: run again with --debug", debug)
+        status = 1
     sys.exit(status or 0)
 
 

@@ -1,7 +1,12 @@
 """The ClientApp: Flower messages in, `fl_app.local_round` and `fl_app.enrolment` at work, messages out."""
 
-from flwr.app import Context, Message
+from collections.abc import Callable
+from logging import ERROR
+
+from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.common.constant import ErrorCode
+from flwr.common.logger import log
 from threadpoolctl import threadpool_limits
 
 from fl_app import enrolment, local_round
@@ -15,24 +20,38 @@ app = ClientApp()
 @app.query("enrol")
 def enrol(message: Message, context: Context) -> Message:
     """Say which clients this node hosts."""
-    config = RunConfig.parse(context.run_config)
-    return Message(enrolment.answer(config, context.node_config, message.content), reply_to=message)
+
+    def content() -> RecordDict:
+        config = RunConfig.parse(context.run_config)
+        return enrolment.answer(config, context.node_config, message.content)
+
+    return _reply(message, content)
 
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Train the clients that the message names."""
-    return _answer(local_round.train, message, context)
+    return _reply(message, lambda: _work(local_round.train, message, context))
 
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Measure the model on the test rows of the clients that the message names."""
-    return _answer(local_round.evaluate, message, context)
+    return _reply(message, lambda: _work(local_round.evaluate, message, context))
 
 
-def _answer(work: local_round.Work, message: Message, context: Context) -> Message:
+def _work(work: local_round.Work, message: Message, context: Context) -> RecordDict:
     site = Site.of(context, Common.of(wire.read_config(message.content)))
     with threadpool_limits(site.config.threads):
         answer = work(site, wire.read_order(message.content), wire.read_params(message.content))
-    return Message(wire.answer_content(answer), reply_to=message)
+    return wire.answer_content(answer)
+
+
+def _reply(message: Message, content: Callable[[], RecordDict]) -> Message:
+    """The reply, or an error that says no more than that there was one: Flower would send the exception's text, which
+    may quote data."""
+    try:
+        return Message(content(), reply_to=message)
+    except Exception as error:
+        log(ERROR, "the node could not answer", exc_info=error)
+        return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, "see the log of the node"), reply_to=message)

@@ -10,12 +10,12 @@ which round's update from this client it used last: that generation is the one t
 """
 
 import hashlib
-import os
 from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from fl_app.run_folder import write_atomically
 from fl_app.tensors import tensor_bytes
 from strategies.update import Arrays
 
@@ -33,20 +33,18 @@ class ClientStore:
             return ()
         try:
             arrays = load_file(path)
-        except (SafetensorError, OSError):  # a file cut short by a crash: as if it had never been written
+        except (SafetensorError, OSError):  # damaged on the disk: as if it had never been written
             return ()
         return tuple(arrays[str(i)] for i in range(len(arrays)))
 
     def save(self, client: str, used_round: int, round: int, state: Arrays) -> None:
-        """Write the state after `round`; keep it and the one of `used_round`, delete all others."""
+        """Write the state after `round`; of the earlier ones keep that of `used_round` alone."""
         folder = self._path(client, round).parent
-        folder.mkdir(parents=True, exist_ok=True)
-        scratch = folder / f"writing-{os.getpid()}"
-        scratch.write_bytes(tensor_bytes({str(i): array for i, array in enumerate(state)}))
-        scratch.replace(self._path(client, round))
-        kept = {self._path(client, used_round), self._path(client, round)}
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_atomically(self._path(client, round), tensor_bytes({str(i): a for i, a in enumerate(state)}))
         for path in folder.glob("round-*.safetensors"):
-            if path not in kept:
+            number = int(path.stem.removeprefix("round-"))
+            if number < round and number != used_round:
                 path.unlink(missing_ok=True)
 
     def _path(self, client: str, round: int) -> Path:

@@ -59,7 +59,7 @@ class RunConfig(BaseModel):
     )
     min_clients: Positive = Field(2, description="fewer good updates than this and a round does not count")
     round_timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
-        600.0, description="deadline of a round"
+        600.0, description="how long to wait for the nodes in one exchange"
     )
     enrol_timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
         60.0, description="how long to wait for the clients before round 1"

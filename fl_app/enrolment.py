@@ -6,7 +6,8 @@ in the order of the client ids: the same to the bit however clients are spread o
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from logging import INFO, WARNING
 from typing import Any
@@ -24,13 +25,15 @@ from fl_app.rows import Statistics
 from fl_app.site import hosted_clients
 from strategies import wire
 from strategies.base import TooFewClients
-from strategies.exchange import Exchange
 from strategies.roster import Member, Roster
 from tasks.base import Schema
 from tasks.data.preprocessing import Moments, Standardizer
 
 QUERY = "query.enrol"
 POLL_S = 0.1
+ASKED_AT_MOST = 3
+LONGEST_NAME = 200
+LARGEST_MOMENT = 1e60  # their squares still add up; NaN and infinity are refused by Moments
 
 
 # ------------------------------------------------------------------------------------------------ the node's half
@@ -42,24 +45,33 @@ def answer(config: RunConfig, node_config: Any, question: RecordDict) -> RecordD
     asked = wire.read_config(question)
     if (asked["wire"], asked["app"]) != (wire.VERSION, __version__):
         return RecordDict({"versions": versions})
-    data, clients = open_data(config), hosted_clients(config, node_config)
-    shards = [data.shard(client) for client in clients]
+    data = open_data(config)
+    present: list[tuple[str, int, Moments]] = []
+    unreadable: list[str] = []
+    for client in hosted_clients(config, node_config):
+        try:
+            train = data.shard(client).train
+            present.append((client, len(train), Moments.of(train.x if asked["moments"] else train.x[:0])))
+        except Exception as error:  # whatever is wrong with one client's rows is not its neighbours' concern
+            log(WARNING, "the rows of client %s cannot be used: %s: %s", client, type(error).__name__, error)
+            unreadable.append(client)
+    # The mean and variance of a few rows are those rows: too small a client sends none.
+    senders = [(client, moments) for client, n, moments in present if asked["moments"] and n >= config.min_examples]
     enrolment = ConfigRecord(
         {
-            "clients": list(clients),
-            "num-examples": [len(shard.train) for shard in shards],
+            "clients": [client for client, _, _ in present],
+            "num-examples": [n for _, n, _ in present],
+            "unreadable": unreadable,
             "population": len(data.clients),
             "features": list(data.schema.features),
             "label": data.schema.label,
             "classes": list(data.schema.classes),
+            "moments": [client for client, _ in senders],
         }
     )
     content = RecordDict({"versions": versions, "enrolment": enrolment})
     if asked["moments"]:
-        # The mean and variance of a few rows are those rows: too small a client sends none.
-        large = [shard for shard in shards if len(shard.train) >= config.min_examples]
-        enrolment["moments"] = [shard.client for shard in large]
-        columns = zip(*(Moments.of(shard.train.x).to_arrays() for shard in large), strict=True)
+        columns = zip(*(moments.to_arrays() for _, moments in senders), strict=True)
         content["moments"] = ArrayRecord.from_numpy_ndarrays([np.stack(column) for column in columns])
     return content
 
@@ -69,18 +81,24 @@ def answer(config: RunConfig, node_config: Any, question: RecordDict) -> RecordD
 
 @dataclass
 class Enrolment:
-    """The clients that have enrolled: a `RosterSource` that asks every node once, also those that come later.
+    """The clients that have enrolled: a `RosterSource` that asks every node, also those that come later.
 
-    `statistics` are merged when `open` returns, and frozen: who joins later uses them as they are.
+    `schema` and `known`, the client ids, are given where the server has the data too; nobody else is admitted then.
+    Otherwise the schema is that of the most clients. `statistics` are merged from what is here when `open` returns;
+    who joins later uses them as they are.
+
+    Nodes are never waited for one by one: a node that does not answer keeps nobody else out.
     """
 
     config: RunConfig
     wants_moments: bool
     schema: Schema | None = None
+    known: frozenset[str] | None = None
     _members: dict[str, Member] = field(default_factory=dict)
     _moments: dict[str, Moments] = field(default_factory=dict)
-    _asked: set[int] = field(default_factory=set)
-    _refused: dict[str, str] = field(default_factory=dict)  # client (or node) -> why
+    _refused: dict[str, str] = field(default_factory=dict)  # client or node -> why
+    _asked: dict[int, int] = field(default_factory=dict)  # node -> how often
+    _flying: dict[str, int] = field(default_factory=dict)  # message id -> node
     _population: int = 0
 
     def open(self, grid: Grid) -> None:
@@ -90,12 +108,13 @@ class Enrolment:
         """
         deadline = time.monotonic() + self.config.enrol_timeout_s
         while True:
-            self._ask(grid, max(POLL_S, deadline - time.monotonic()))
-            expected = self._population or self.config.num_clients or self.config.min_clients
-            if len(self._members) + len(self._refused) >= expected or time.monotonic() >= deadline:
+            self._poll(grid)
+            expected = self.config.num_clients or self._population or self.config.min_clients
+            if len(self._members) >= expected or time.monotonic() >= deadline:
                 break
             time.sleep(POLL_S)
         here = len(self._members)
+        self._refuse((f"node {node}" for node in self._flying.values()), "it has not answered yet")
         reasons = "".join(f"; {who}: {why}" for who, why in list(self._refused.items())[:3])
         if here < self.config.min_clients:
             raise TooFewClients(
@@ -108,8 +127,8 @@ class Enrolment:
         self.wants_moments = False
 
     def current(self, grid: Grid) -> Roster:
-        """The enrolled clients whose nodes are connected now; nodes that have joined since are asked first."""
-        self._ask(grid, self.config.enrol_timeout_s)
+        """The enrolled clients whose nodes are connected; nodes that have joined are asked, and not waited for."""
+        self._poll(grid)
         connected = set(grid.get_node_ids())
         return Roster(member for member in self._members.values() if member.node in connected)
 
@@ -128,30 +147,44 @@ class Enrolment:
         scaling = Standardizer.of(merged)
         return tuple(scaling.mean.tolist()), tuple(scaling.scale.tolist())
 
-    def _ask(self, grid: Grid, timeout_s: float) -> None:
-        new = sorted(set(grid.get_node_ids()) - self._asked)
-        if not new:
-            return
+    def _poll(self, grid: Grid) -> None:
+        """Ask the nodes that have not been asked, or failed to answer, and take in what answers are there."""
+        connected = set(grid.get_node_ids())
+        waiting = set(self._flying.values())
+        new = [n for n in sorted(connected) if n not in waiting and self._asked.get(n, 0) < ASKED_AT_MOST]
         config = ConfigRecord({"wire": wire.VERSION, "app": __version__, "moments": self.wants_moments})
-        question = RecordDict({"config": config})
-        messages = [Message(question, node, QUERY, group_id=str(node)) for node in new]
+        messages = [Message(RecordDict({"config": config}), node, QUERY) for node in new]
+        delivered = set(grid.push_messages(messages)) if messages else set()
+        for message in messages:
+            if message.metadata.message_id in delivered:
+                self._flying[message.metadata.message_id] = message.metadata.dst_node_id
         entries: list[tuple[_Entry, int]] = []
-        for reply in Exchange(grid, messages, timeout_s):
-            node = int(reply.metadata.group_id)
-            self._asked.add(node)
-            if reply.has_error():
-                self._refuse([f"node {node}"], f"gave no answer ({reply.error.reason})")
-                continue
-            try:
-                entries.append((_Entry.read(reply.content), node))
-            except wire.WireError as error:
-                self._refuse([f"node {node}"], str(error))
+        while replies := list(grid.pull_messages(list(self._flying))) if self._flying else []:
+            for reply in replies:
+                node = self._flying.pop(reply.metadata.reply_to_message_id)
+                entries += [(entry, node) for entry in self._read(node, reply)]
+        if self.schema is None and entries:
+            votes = Counter({entry.schema: 0 for entry, _ in entries})
+            for entry, _ in sorted(entries, key=lambda item: item[0].clients):
+                votes[entry.schema] += len(entry.clients)
+            self.schema = votes.most_common(1)[0][0]
         for entry, node in sorted(entries, key=lambda item: item[0].clients):  # not in the order of the replies
-            self._admit(node, entry)
+            self._admit(node, entry, connected)
 
-    def _admit(self, node: int, entry: "_Entry") -> None:
-        if self.schema is None and entry.clients:
-            self.schema = entry.schema
+    def _read(self, node: int, reply: Message) -> "list[_Entry]":
+        self._asked[node] = self._asked.get(node, 0) + 1
+        if reply.has_error():  # its text may quote data, so it is not repeated
+            self._refuse([f"node {node}"], "it could not answer: see its log")
+            return []
+        self._asked[node] = ASKED_AT_MOST
+        self._refused.pop(f"node {node}", None)
+        try:
+            return [_Entry.read(reply.content)]
+        except wire.WireError as error:
+            self._refuse([f"node {node}"], str(error))
+            return []
+
+    def _admit(self, node: int, entry: "_Entry", connected: set[int]) -> None:
         if self.schema is not None and entry.schema != self.schema:
             self._refuse(entry.clients, _difference(entry.schema, self.schema))
             return
@@ -160,21 +193,29 @@ class Enrolment:
         except ValueError as error:  # a WireError, or moments that cannot be
             self._refuse(entry.clients, str(error))
             return
+        self._refuse(entry.unreadable, "its rows cannot be used: see the log of its node")
         self._population = max(self._population, entry.population)
         for client, examples in zip(entry.clients, entry.num_examples, strict=True):
-            if client in self._members:
+            member = self._members.get(client)
+            if self.known is not None and client not in self.known:
+                self._refuse([client], "the data have no such client")
+            elif member is not None and member.node in connected:
                 self._refuse([f"{client} on node {node}"], "another node hosts a client of this name: rename one")
+            elif member is None and self.config.num_clients and len(self._members) >= self.config.num_clients:
+                self._refuse([client], f"num-clients={self.config.num_clients} are here already")
             elif examples < 1:
                 self._refuse([client], "it has no training rows")
             else:
                 self._members[client] = Member(client, node, examples)
+                self._refused.pop(client, None)
                 if client in moments:
                     self._moments[client] = moments[client]
 
     def _refuse(self, who: Iterable[str], why: str) -> None:
         for name in who:
+            if self._refused.get(name) != why:
+                log(WARNING, "%s does not take part: %s", name, why)
             self._refused[name] = why
-            log(WARNING, "%s does not take part: %s", name, why)
 
 
 @dataclass(frozen=True)
@@ -183,7 +224,8 @@ class _Entry:
 
     content: RecordDict
     clients: tuple[str, ...]
-    num_examples: Sequence[int]
+    num_examples: tuple[int, ...]
+    unreadable: tuple[str, ...]
     population: int
     schema: Schema
 
@@ -199,12 +241,13 @@ class _Entry:
         clients, counts = wire.get_strings(entry, "clients"), wire.get_value(entry, "num-examples", list)
         if len(clients) != len(counts) or not all(isinstance(count, int) for count in counts):
             raise wire.WireError(f"{len(clients)} clients and {len(counts)} numbers of examples")
-        schema = Schema(
-            wire.get_strings(entry, "features"),
-            wire.get_value(entry, "label", str),
-            wire.get_strings(entry, "classes"),
-        )
-        return cls(content, clients, counts, wire.get_value(entry, "population", int), schema)
+        unreadable, features = wire.get_strings(entry, "unreadable"), wire.get_strings(entry, "features")
+        label, classes = wire.get_value(entry, "label", str), wire.get_strings(entry, "classes")
+        for name in (*clients, *unreadable, *features, label, *classes):
+            if not name.isprintable() or not 0 < len(name) <= LONGEST_NAME:
+                raise wire.WireError(f"a name is empty, over {LONGEST_NAME} characters or not printable: {name[:20]!r}")
+        population = wire.get_value(entry, "population", int)
+        return cls(content, clients, tuple(counts), unreadable, population, Schema(features, label, classes))
 
     def moments(self) -> dict[str, Moments]:
         """Those of the clients that sent theirs, one row an array. Raises ValueError for what cannot be moments."""
@@ -215,6 +258,11 @@ class _Entry:
         shapes = [(len(senders), 1)] + [(len(senders), len(self.schema.features))] * 3
         if [(array.shape, array.dtype.kind) for array in columns] != list(zip(shapes, "ifff", strict=True)):
             raise wire.WireError(f"its statistics are not those of {len(senders)} clients and these columns")
+        announced = dict(zip(self.clients, self.num_examples, strict=True))
+        if [int(n) for n in columns[0][:, 0]] != [announced.get(client) for client in senders]:
+            raise wire.WireError("its statistics are of other numbers of rows than it announced")
+        if any(np.abs(array).max(initial=0.0) > LARGEST_MOMENT for array in columns[1:]):
+            raise wire.WireError(f"its statistics hold values above {LARGEST_MOMENT:g}: is one a code for 'missing'?")
         rows = zip(*columns, strict=True)
         return {client: Moments.from_arrays(arrays) for client, arrays in zip(senders, rows, strict=True)}
 

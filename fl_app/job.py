@@ -60,11 +60,15 @@ def resumed_job(path: Path, texts: Mapping[str, str], profile: Profile, engine: 
     if config.rounds < checkpoint.config.rounds:
         raise Refused(f"rounds={config.rounds}", f"--resume {path}", f"expected {checkpoint.config.rounds} or more")
     completed = folder.summary.exists() and folder.read_summary()["status"] == "completed"
-    if config.rounds == checkpoint.state.round or (completed and config.rounds == checkpoint.config.rounds):
+    if completed and config.rounds == checkpoint.config.rounds:
         raise Refused("nothing left to do", f"--resume {path}", f"raise rounds with -c rounds={config.rounds + 10}")
     config = config.model_copy(update={"out": str(folder.path), "resume": True})
     clients = _check(config)
-    earlier_s = sum(report.seconds["total"] for report in folder.rewind(checkpoint.state.round))
+    history = folder.rewind(checkpoint.state.round)
+    if len(history) != checkpoint.state.round:
+        found = f"{len(history)} of {checkpoint.state.round} rounds"
+        raise Refused(f"damaged {folder.rounds.name}: {found}", f"--resume {path}", "start a new run")
+    earlier_s = sum(report.seconds["total"] for report in history)
     return Job(config, folder, profile, engine, clients, earlier_s)
 
 
@@ -83,7 +87,9 @@ def _check(config: RunConfig) -> int:
     """Build what the run will build, where errors still have a person to read them; the number of clients."""
     build_strategy(config)
     data = open_data(config)
-    first_params(build_task(config, data.schema), config)
+    task = build_task(config, data.schema)
+    if not config.resume:
+        first_params(task, config)
     if len(data.clients) < config.min_clients:
         where = f"min-clients={config.min_clients}"
         raise Refused(f"the data have {len(data.clients)} clients", where, "lower min-clients")

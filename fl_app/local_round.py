@@ -16,17 +16,21 @@ from typing import Any
 import numpy as np
 from flwr.common.logger import log
 
-from fl_app.assembly import derive_seed, fit_config
+from fl_app.assembly import fit_config
 from fl_app.deadline import Worker
 from fl_app.site import Site
 from strategies.history import Dropped
+from strategies.rounds import check_metrics
+from strategies.sampling import derive_seed
 from strategies.transform import Round
 from strategies.update import Arrays, DropReason, ExactSum, FixedPoint, InvalidUpdate, Update, check_magnitude
 from strategies.wire import Answer, Order, encoded_bytes
 from strategies.work import LocalWork, check_template
+from tasks.base import Task
 
 # A client may take this share of what is left of the round: however many hang, the node answers in time.
 SHARE_OF_TIME_LEFT = 0.5
+TIME_TO_REPLY = 0.1  # of the round, for the way back
 
 Work = Callable[[Site, Order, Arrays], Answer]
 
@@ -37,41 +41,48 @@ def train(site: Site, order: Order, params: Arrays) -> Answer:
     used_rounds = dict(zip(order.clients, order.used_rounds, strict=True))
     pipeline = site.strategy.pipeline
 
-    def contribute(client: str) -> Update:
+    def contribute(client: str) -> tuple[Update, Arrays]:
         update = _fit(site, order, params, client)
         info = Round(order.round, derive_seed(site.config.seed, "encode", order.round, client), grid, order.public)
         state = site.store.load(client, used_rounds[client]) if pipeline.stateful else ()
         update, state = pipeline.encode(update, state, info)
         update = replace(update, payload_bytes=encoded_bytes(update.arrays))
+        return pipeline.decode_each(update, info) if order.fold else update, state
+
+    def keep(client: str, state: Arrays) -> None:
         if pipeline.stateful:
             site.store.save(client, used_rounds[client], order.round, state)
-        return pipeline.decode_each(update, info) if order.fold else update
 
-    return _collect(site, order, contribute, grid)
+    return _collect(order, contribute, keep)
 
 
 def evaluate(site: Site, order: Order, params: Arrays) -> Answer:
     """Measure `params` on the test rows of the clients of an order; metric sums only."""
 
-    def measure(client: str) -> Update:
+    def measure(client: str) -> tuple[Update, Arrays]:
         shard = site.rows.shard(client)
         config = fit_config(site.config, order.round, site.strategy.work.request, seed=0)
         returned = site.task.make_client(shard).evaluate([array.copy() for array in params], config)
         if not (isinstance(returned, tuple) and len(returned) == 3):
             raise InvalidUpdate("keys", "evaluate must return (loss, number of examples, metric sums)")
-        return Update((), (client,), metric_sums=_exact(returned[2], site.task.metric_names))
+        return Update((), (client,), metric_sums=_exact(returned[2], site.task)), ()
 
-    return _collect(site, order, measure, FixedPoint(order.fraction_bits))
+    return _collect(order, measure, keep=lambda client, state: None)
 
 
-def _collect(site: Site, order: Order, contribute: Callable[[str], Update], grid: FixedPoint) -> Answer:
-    fold = ExactSum(grid)
+def _collect(
+    order: Order, contribute: Callable[[str], tuple[Update, Arrays]], keep: Callable[[str, Arrays], None]
+) -> Answer:
+    """The updates of all clients that give one in time. State is kept only of those: a call that overran and ends
+    later, on the thread it was left on, changes nothing."""
+    fold = ExactSum(FixedPoint(order.fraction_bits))
     updates: list[Update] = []
     dropped: list[Dropped] = []
     with Worker() as worker:
         for client, left_s in _time_left(order):
             try:
-                update = worker.call(partial(contribute, client), left_s)
+                update, state = worker.call(partial(contribute, client), left_s)
+                keep(client, state)
                 if order.fold:
                     fold.add(update)
                 else:
@@ -83,7 +94,7 @@ def _collect(site: Site, order: Order, contribute: Callable[[str], Update], grid
 
 
 def _time_left(order: Order) -> Iterator[tuple[str, float]]:
-    deadline = time.monotonic() + order.timeout_s
+    deadline = time.monotonic() + (1 - TIME_TO_REPLY) * order.timeout_s
     for client in order.clients:
         yield client, SHARE_OF_TIME_LEFT * (deadline - time.monotonic())
 
@@ -114,7 +125,7 @@ def _fit(site: Site, order: Order, params: Arrays, client: str) -> Update:
         contribution,
         (client,),
         num_examples=int(num_examples),
-        metric_sums=_exact(metrics, site.task.metric_names if wanted else ()),
+        metric_sums=_exact(metrics, site.task) if wanted else {},
     )
 
 
@@ -128,14 +139,13 @@ def _contribution(work: LocalWork, params: Arrays, returned: Any) -> Arrays:
     return contribution
 
 
-def _exact(metrics: Any, names: tuple[str, ...]) -> dict[str, Fraction]:
-    """The metric sums as exact rationals. Raises InvalidUpdate("metrics") for other names or values."""
-    if not names:
-        return {}
-    if not isinstance(metrics, Mapping) or set(metrics) != set(names):
-        came = ", ".join(map(str, metrics)) if isinstance(metrics, Mapping) else type(metrics).__name__
-        raise InvalidUpdate("metrics", f"metrics {came}, expected {', '.join(names)}")
+def _exact(metrics: Any, task: Task) -> dict[str, Fraction]:
+    """The metric sums as exact rationals. Raises InvalidUpdate("metrics") for what no rows can give."""
+    if not isinstance(metrics, Mapping):
+        raise InvalidUpdate("metrics", f"metrics of type {type(metrics).__name__}, expected a mapping")
     for name, value in metrics.items():
         if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not math.isfinite(value):
             raise InvalidUpdate("metrics", f"{name}={value!r}, expected a finite number")
-    return {name: Fraction(value.item() if isinstance(value, np.number) else value) for name, value in metrics.items()}
+    sums = {name: Fraction(value.item() if isinstance(value, np.number) else value) for name, value in metrics.items()}
+    check_metrics(sums, task)
+    return sums

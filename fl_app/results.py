@@ -101,7 +101,7 @@ def _summary(
         "status": ending.status,
         "stop_reason": ending.stop_reason,
         "error": None if ending.error is None else one_line(ending.error),
-        "rounds": len(history),
+        "rounds": checkpoint.state.round if checkpoint else 0,
         "clients": checkpoint.clients if checkpoint else 0,
         "client_updates": sum(report.good for report in history),
         "dropped": sum(len(report.dropped) for report in history),

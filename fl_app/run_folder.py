@@ -102,7 +102,10 @@ class RunFolder:
 
     def read_summary(self) -> dict[str, Any]:
         """The end of the run."""
-        content: dict[str, Any] = json.loads(self.summary.read_text(encoding="utf-8"))
+        try:
+            content: dict[str, Any] = json.loads(self.summary.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise Refused(f"damaged {self.summary.name}", str(self.summary), "remove that file") from error
         return content
 
     def write_json(self, path: Path, content: Mapping[str, Any]) -> None:

@@ -13,11 +13,12 @@ from flwr.common.logger import log
 from flwr.serverapp import Grid, ServerApp
 from threadpoolctl import threadpool_limits
 
-from fl_app.assembly import build_dataset, build_strategy, build_task, first_params
+from fl_app.assembly import build_dataset, build_strategy, build_task, first_params, open_data
 from fl_app.checkpoint import Checkpoint
 from fl_app.config import RunConfig
 from fl_app.console import round_line
 from fl_app.enrolment import Enrolment
+from fl_app.errors import Refused
 from fl_app.results import Ending, finish
 from fl_app.rows import prepared_rows
 from fl_app.run_folder import RunFolder, default_folder
@@ -55,11 +56,10 @@ def serve(grid: Grid, config: RunConfig, on_line: OnLine | None = None) -> dict[
     try:
         with threadpool_limits(config.threads):
             reason = _Run(grid, config, folder, earlier, on_line).play()
-    except TooFewClients as error:
-        finish(folder, config, Ending("failed", "too-few-clients", str(error)))
-        raise
     except Exception as error:
-        finish(folder, config, Ending("failed", "error", f"{type(error).__name__}: {error}"))
+        reason = "too-few-clients" if isinstance(error, TooFewClients) else "error"
+        told = str(error) if isinstance(error, TooFewClients | Refused) else f"{type(error).__name__}: {error}"
+        finish(folder, config, Ending("failed", reason, told))
         raise
     return finish(folder, config, Ending("completed", reason))
 
@@ -77,7 +77,13 @@ class _Run:
         began = time.monotonic()
         config, earlier = self.config, self.earlier
         strategy = build_strategy(config)
-        enrolment = Enrolment(config, wants_moments=config.standardize == "global" and earlier is None)
+        at_server = build_dataset(config).server_held
+        enrolment = Enrolment(
+            config,
+            wants_moments=config.standardize == "global" and earlier is None,
+            schema=earlier.schema if earlier else open_data(config).schema if at_server else None,
+            known=frozenset(open_data(config).clients) if at_server else None,
+        )
         enrolment.open(self.grid)
         if enrolment.schema is None:
             raise TooFewClients("no client has enrolled")
@@ -85,7 +91,6 @@ class _Run:
         statistics = earlier.statistics if earlier else None
         if earlier is None and config.standardize == "global":
             statistics = enrolment.statistics()
-        at_server = build_dataset(config).server_held
         params = earlier.state.params if earlier else first_params(task, config)
         start = Checkpoint(
             config=config,
@@ -118,7 +123,7 @@ class _Run:
                 roster=enrolment,
                 metrics=task,
                 train_metrics=not at_server,
-                evaluate_every=max(1, config.evaluate_every) if at_server else config.evaluate_every,
+                evaluate_every=1 if at_server else config.evaluate_every,
                 resume=start.state,
                 history=history,
                 on_round=record,

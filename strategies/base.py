@@ -10,9 +10,9 @@ RoundReport       -> on_round (report, checkpoint) -> stop rule
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
 from typing import Protocol
 
+import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
@@ -20,17 +20,21 @@ from flwr.serverapp.strategy import Result, Strategy
 from strategies import wire
 from strategies.aggregation import Aggregator
 from strategies.exchange import Exchange
-from strategies.history import Metrics, RoundReport
+from strategies.history import Metrics, MetricSpec, RoundReport
 from strategies.optimizers import ServerOptimizer
 from strategies.roster import Member, Roster
 from strategies.rounds import OpenRound, relative_change
-from strategies.sampling import Everyone, Sampler, round_rng
+from strategies.sampling import Everyone, Sampler, derive_seed, round_rng
 from strategies.stopping import Rounds, StopReason, StopRule
 from strategies.transform import IllegalChain, Pipeline, Round
 from strategies.update import Arrays, ExactSum, FixedPoint, Update
 from strategies.work import LocalWork
 
 ATTEMPTS = 2
+
+
+class Diverged(RuntimeError):
+    """A server step that left the real numbers; the params before it are kept."""
 
 
 class TooFewClients(RuntimeError):
@@ -55,17 +59,6 @@ class RosterSource(Protocol):
 
     def current(self, grid: Grid) -> Roster:
         """The roster for the next round."""
-
-
-class MetricSpec(Protocol):
-    """Which metric sums clients return, and what they mean (a Task is one)."""
-
-    @property
-    def metric_names(self) -> tuple[str, ...]:
-        """Names of the sums."""
-
-    def summarise(self, sums: Mapping[str, Fraction]) -> Mapping[str, float]:
-        """Metrics from sums over all examples."""
 
 
 Observer = Callable[[RoundReport, ServerState], None]
@@ -188,6 +181,9 @@ class ComposedStrategy(Strategy):
             self._round.seconds["evaluate"] += time.monotonic() - began
             return _as_metrics(metrics)
 
+        if result.history and (reason := self.basics.stop(result.history)):  # it broke off after its last round
+            result.stop_reason = reason
+            return result
         for number in range(self._state.round + 1, num_rounds + 1):
             began, before = time.monotonic(), self._state.params
             train_metrics = self._train(grid, number, result, train_config)
@@ -253,16 +249,18 @@ class ComposedStrategy(Strategy):
         """Fold the replies as they come and take one server step; (None, None) with fewer good ones than needed."""
         now, before = self._round, self._state
         fold = self.aggregator.start(now.info.grid)
-        for update in now.admit(replies, self._train_metric_names, self.work.returns(before.params)):
+        for update in now.admit(replies, self._train_metrics, self.work.returns(before.params)):
             with now.dropping(update):
                 fold.add(update)
                 now.payload_up += update.payload_bytes
-        now.good = len(fold)
+        now.good, now.dropped = len(fold), now.failures()
         if now.good < self.basics.min_clients:
             return None, None
         total = self.pipeline.decode_sum(fold.total(), now.info)
         aggregate = self.aggregator.finish(total, now.info.grid)
-        params, optimizer = self.server_optimizer.step(before.params, aggregate, before.optimizer)
+        params, optimizer = self.server_optimizer.step(before.params, aggregate, before.optimizer, total.clients)
+        if not all(np.isfinite(array).all() for array in params):
+            raise Diverged(f"round {server_round}: the server's step gave values that are not finite")
         used = {**before.used_rounds, **dict.fromkeys(total.clients, server_round)} if self.pipeline.stateful else {}
         self._state = ServerState(server_round, params, optimizer, used)
         return wire.params_record(params), self._summarised(total)
@@ -276,7 +274,7 @@ class ComposedStrategy(Strategy):
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Exact metrics over the test rows of all clients that answered."""
         total = ExactSum(self._round.info.grid)
-        for update in self._round.admit(replies, self._setting.metrics.metric_names if self._setting.metrics else ()):
+        for update in self._round.admit(replies, self._setting.metrics):
             total.add(update)
         return self._summarised(total.total())
 
@@ -292,15 +290,14 @@ class ComposedStrategy(Strategy):
         return self._open
 
     @property
-    def _train_metric_names(self) -> tuple[str, ...]:
-        wanted = self._setting.metrics is not None and self._setting.train_metrics
-        return self._setting.metrics.metric_names if wanted and self._setting.metrics else ()
+    def _train_metrics(self) -> MetricSpec | None:
+        return self._setting.metrics if self._setting.train_metrics else None
 
     def _draw(self, number: int, grid: Grid) -> OpenRound:
         roster = self._setting.roster.current(grid)
         cohort = self.basics.sampler.sample(roster.clients, round_rng(self.basics.seed, number))
         bound = sum(self.pipeline.max_weight(roster[client].num_examples) for client in cohort)
-        info = Round(number, self.basics.seed, FixedPoint.for_weight(bound))
+        info = Round(number, derive_seed(self.basics.seed, "round", number), FixedPoint.for_weight(bound))
         return OpenRound(roster, cohort, replace(info, public=self.pipeline.announce(info)), self.pipeline)
 
     def _order(self) -> wire.Order:

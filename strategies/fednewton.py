@@ -20,7 +20,7 @@ class FedNewton(ComposedStrategy):
         rcond: directions with less than this share of the largest curvature are left as they are
     """
 
-    def __init__(self, basics: Basics, *, max_weight: int = 1_000_000_000, rcond: float = 1e-9) -> None:
+    def __init__(self, basics: Basics, *, max_weight: int = 1_000_000, rcond: float = 1e-9) -> None:
         if max_weight < 1:
             raise ValueError(f"max-weight={max_weight}: expected at least 1")
         if not 0 < rcond < 1:

@@ -3,11 +3,26 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from fractions import Fraction
+from typing import Any, Protocol
 
 from strategies.update import DropReason
 
 Metrics = Mapping[str, float]
+
+
+class MetricSpec(Protocol):
+    """Which metric sums clients return, and what they mean (a Task is one)."""
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """Names of the sums."""
+
+    def check_sums(self, sums: Mapping[str, Fraction]) -> None:
+        """Refuse sums that no rows can have (ValueError)."""
+
+    def summarise(self, sums: Mapping[str, Fraction]) -> Mapping[str, float]:
+        """Metrics from sums over all examples."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message
@@ -10,13 +11,15 @@ from flwr.common.constant import ErrorCode
 
 from strategies import exchange, wire
 from strategies.exchange import Exchange
-from strategies.history import Dropped
+from strategies.history import Dropped, MetricSpec
 from strategies.roster import Roster
 from strategies.transform import Domain, Pipeline, Round
 from strategies.update import Arrays, DropReason, InvalidUpdate, Update
 from strategies.work import Template, check_template
 
 WAVE_BYTES = 64 * 2**20  # replies that cannot be folded come in messages of at most this size
+
+LARGEST_METRIC = 2**80  # sums of a million of these still travel (wire.LARGEST_SUM)
 
 ERROR_REASONS: Mapping[int, DropReason] = {
     exchange.UNDELIVERED: "timeout",
@@ -37,6 +40,7 @@ class OpenRound:
     info: Round
     pipeline: Pipeline
     good: int = 0
+    dropped: tuple[Dropped, ...] = ()
     bytes_up: int = 0
     bytes_down: int = 0
     payload_up: int = 0
@@ -44,12 +48,11 @@ class OpenRound:
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("send", "wait", "fold", "evaluate"), 0.0))
     _asked: dict[str, tuple[str, ...]] = field(default_factory=dict)  # group id of a message -> its clients
     _answered: set[str] = field(default_factory=set)
-    _dropped: dict[str, DropReason] = field(default_factory=dict)
+    _failed: dict[str, DropReason] = field(default_factory=dict)
 
-    @property
-    def dropped(self) -> tuple[Dropped, ...]:
-        """The clients of the last exchange whose updates were not used."""
-        return tuple(Dropped(client, reason) for client, reason in sorted(self._dropped.items()))
+    def failures(self) -> tuple[Dropped, ...]:
+        """The clients that gave nothing good in the exchange just held."""
+        return tuple(Dropped(client, reason) for client, reason in sorted(self._failed.items()))
 
     # ---------------------------------------------------------------------------------------------- orders
 
@@ -57,9 +60,7 @@ class OpenRound:
         self, params: ArrayRecord, config: ConfigRecord, order: wire.Order, returned: Template
     ) -> list[Message]:
         """Messages for the cohort: one a node, or waves of bounded size where nodes may not fold."""
-        self._dropped.clear()
-        size = sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in returned)
-        wave = len(self.cohort) if order.fold else max(1, WAVE_BYTES // max(1, size))
+        wave = len(self.cohort) if order.fold else max(1, WAVE_BYTES // max(1, template_bytes(returned)))
         return self._ask("train", self.cohort, params, config, order, wave)
 
     def ask_evaluate(self, params: ArrayRecord, config: ConfigRecord, order: wire.Order) -> list[Message]:
@@ -77,6 +78,7 @@ class OpenRound:
     ) -> list[Message]:
         self._asked.clear()
         self._answered.clear()
+        self._failed.clear()
         used = dict(zip(order.clients, order.used_rounds, strict=True))
         messages = []
         for node, hosted in self.roster.by_node(clients).items():
@@ -84,7 +86,12 @@ class OpenRound:
                 members = hosted[start : start + wave]
                 group = f"{kind}/{order.round}/{node}/{start}"
                 self._asked[group] = members
-                own = replace(order, clients=members, used_rounds=tuple(used.get(client, 0) for client in members))
+                own = replace(
+                    order,
+                    clients=members,
+                    used_rounds=tuple(used.get(client, 0) for client in members),
+                    timeout_s=order.timeout_s * wave / max(wave, len(hosted)),  # waves share the time
+                )
                 messages.append(Message(wire.order_content(own, params, config), node, kind, group_id=group))
         self.payload_down += len(clients) * wire.record_bytes(params)
         return messages
@@ -92,11 +99,12 @@ class OpenRound:
     # --------------------------------------------------------------------------------------------- answers
 
     def admit(
-        self, replies: Iterable[Message], metric_names: tuple[str, ...], returned: Template = ()
+        self, replies: Iterable[Message], metrics: MetricSpec | None, returned: Template = ()
     ) -> Iterator[Update]:
         """The updates that were asked for and are well formed; everything else is dropped with its reason.
 
-        Without `returned` the replies are evaluations: metric sums and no arrays.
+        `metrics`: those that have to come with them. Without `returned` the replies are evaluations: metric sums and no
+        arrays.
         """
         for reply in replies:
             asked = self._asked[reply.metadata.group_id]
@@ -117,7 +125,7 @@ class OpenRound:
                 if members and len(members) == len(update.clients) and members <= set(asked) - self._answered:
                     self._answered |= members
                     with self.dropping(update):
-                        yield self._checked(update, metric_names, returned)
+                        yield self._checked(update, metrics, returned)
             self._drop(set(asked) - self._answered, "keys")
 
     @contextmanager
@@ -131,11 +139,10 @@ class OpenRound:
     def _drop(self, clients: Iterable[str], reason: DropReason) -> None:
         for client in clients:
             self._answered.add(client)
-            self._dropped[client] = reason
+            self._failed[client] = reason
 
-    def _checked(self, update: Update, metric_names: tuple[str, ...], returned: Template) -> Update:
-        if set(update.metric_sums) != set(metric_names):
-            raise InvalidUpdate("metrics", f"metric sums {sorted(update.metric_sums)}, expected {sorted(metric_names)}")
+    def _checked(self, update: Update, metrics: MetricSpec | None, returned: Template) -> Update:
+        check_metrics(update.metric_sums, metrics)
         if not returned:
             check_template(update.arrays, ())
             return update
@@ -149,6 +156,8 @@ class OpenRound:
             update = self.pipeline.decode_each(update, self.info)
         if update.on_grid:
             check_template(update.arrays, on_grid(returned))
+            if not 0 <= update.payload_bytes <= 2 * len(update.clients) * template_bytes(returned):
+                raise InvalidUpdate("decode", f"a payload of {update.payload_bytes} bytes")
             if self.pipeline.gives is Domain.REAL:
                 self.info.grid.check_sum(update.arrays, update.weight, len(update.clients))
         else:
@@ -159,6 +168,25 @@ class OpenRound:
         """Enter what an exchange sent and received."""
         self.bytes_up += replies.bytes_up
         self.bytes_down += replies.bytes_down
+
+
+def check_metrics(sums: Mapping[str, Fraction], expected: MetricSpec | None) -> None:
+    """Raises InvalidUpdate("metrics") for sums of other names, or that no rows can have."""
+    names = expected.metric_names if expected else ()
+    if set(sums) != set(names):
+        raise InvalidUpdate("metrics", f"metric sums {', '.join(sorted(sums))}, expected {', '.join(sorted(names))}")
+    if any(abs(value) > LARGEST_METRIC for value in sums.values()):
+        raise InvalidUpdate("metrics", f"a metric sum above {LARGEST_METRIC}")
+    if expected:
+        try:
+            expected.check_sums(sums)
+        except ValueError as error:
+            raise InvalidUpdate("metrics", str(error)) from error
+
+
+def template_bytes(template: Template) -> int:
+    """The bytes of arrays with this template on the wire."""
+    return wire.encoded_bytes(tuple(np.broadcast_to(np.zeros((), dtype), shape) for shape, dtype in template))
 
 
 def on_grid(template: Template) -> Template:

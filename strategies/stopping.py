@@ -17,6 +17,11 @@ LOWER_IS_BETTER = frozenset({"log_loss", "brier", "mse", "mae", "loss"})
 class StopRule(ABC):
     """Reads the history, never the data."""
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The metrics it looks at."""
+        return ()
+
     @abstractmethod
     def __call__(self, history: Sequence[RoundReport]) -> StopReason | None:
         """The reason to stop after the last round of `history`, or None to go on."""
@@ -49,6 +54,11 @@ class Converged(StopRule):
         _require(self.tolerance > 0, "tolerance", self.tolerance, "above 0")
         _require(self.rounds >= 1, "rounds", self.rounds, "at least 1")
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The loss."""
+        return (self.loss,)
+
     def __call__(self, history: Sequence[RoundReport]) -> StopReason | None:
         """Stops once both have stayed within the tolerance `rounds` times in a row."""
         if len(history) <= self.rounds:
@@ -76,6 +86,11 @@ class Target(StopRule):
     metric: str = "accuracy"
     value: float
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The metric."""
+        return (self.metric,)
+
     def __call__(self, history: Sequence[RoundReport]) -> StopReason | None:
         """Stops at the first round whose metric is at least (for a loss: at most) the value."""
         reached = history[-1].metric(self.metric)
@@ -102,6 +117,11 @@ class Patience(StopRule):
     def __post_init__(self) -> None:
         _require(self.rounds >= 1, "rounds", self.rounds, "at least 1")
         _require(self.min_delta >= 0, "min-delta", self.min_delta, "at least 0")
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The metric."""
+        return (self.metric,)
 
     def __call__(self, history: Sequence[RoundReport]) -> StopReason | None:
         """Stops `rounds` rounds after the best one."""

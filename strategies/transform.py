@@ -14,6 +14,8 @@ from typing import ClassVar
 
 from strategies.update import Arrays, FixedPoint, Update
 
+ANY_NUMBER_OF_EXAMPLES = 2**62
+
 Public = Mapping[str, bool | int | float | str | bytes]
 
 
@@ -37,7 +39,7 @@ class Domain(Enum):
 class Round:
     """What both halves of a transform may know of a round.
 
-    At the client `seed` is specific to (run, round, client), at the server to (run, round).
+    `seed` is derived: at the client from (run seed, round, client), at the server from (run seed, round).
     """
 
     number: int
@@ -209,17 +211,21 @@ def _check_opening(steps: Sequence[Transform]) -> None:
 
 
 def _check_noise(steps: Sequence[Transform]) -> None:
+    # The sum holds weight * contribution, wherever in the chain the weight was set.
+    heaviest = Pipeline(tuple(steps)).max_weight(ANY_NUMBER_OF_EXAMPLES)
     bound: float | None = None
     bounded_by = ""
     for step in steps:
         event = step.privacy_event()
         if event is not None and bound is None:
             raise IllegalChain(f"{_name(step)} adds noise, but nothing to its left bounds a client: clip first")
-        if event is not None and bound is not None and event.sensitivity < bound:
-            raise IllegalChain(
-                f"{_name(step)} makes noise for a sensitivity of {event.sensitivity:g}, but after {bounded_by}"
-                f" one client can contribute {bound:g}: clip to at most {event.sensitivity:g} or raise the noise"
-            )
+        if event is not None and bound is not None:
+            reach = bound * heaviest if step.opens is Opens.SUM else bound
+            if event.sensitivity < reach:
+                raise IllegalChain(
+                    f"{_name(step)} makes noise for a sensitivity of {event.sensitivity:g}, but after {bounded_by}"
+                    f" one client can contribute {reach:g}: clip or weigh less, or raise the noise"
+                )
         after = step.bound(bound)
         if after != bound:
             bound, bounded_by = after, _name(step)

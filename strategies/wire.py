@@ -33,6 +33,7 @@ from strategies.update import DROP_REASONS, Arrays, Update
 VERSION = 1
 MAX_METRICS = 64
 MAX_FRACTION_DIGITS = 1_000  # the sum of 2**60 doubles has fewer than 700 digits over and under the line
+LARGEST_SUM = 2**100
 DYADIC = re.compile(r"(-?[0-9]+)/([0-9]+)")
 
 T = TypeVar("T")
@@ -220,12 +221,12 @@ def _decode(array: Array) -> NDArray[Any]:
         if np.lib.format.read_magic(buffer) != (1, 0):
             raise ValueError("not format 1.0")
         shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(buffer)
-    except ValueError as error:
-        raise WireError(f"an array does not decode: {error}") from error
-    size, offset = math.prod(shape), buffer.tell()
-    if dtype.hasobject or min(shape, default=0) < 0 or dtype.itemsize * size != len(array.data) - offset:
-        raise WireError(f"an array of shape {shape} and dtype {dtype} in {len(array.data)} bytes")
-    return np.frombuffer(array.data, dtype, size, offset).reshape(shape, order="F" if fortran_order else "C")
+        size, offset = math.prod(shape), buffer.tell()
+        if dtype.hasobject or min(shape, default=0) < 0 or dtype.itemsize * size != len(array.data) - offset:
+            raise ValueError(f"shape {shape} and dtype {dtype} in {len(array.data)} bytes")
+        return np.frombuffer(array.data, dtype, size, offset).reshape(shape, order="F" if fortran_order else "C")
+    except Exception as error:  # the header is Python text, and numpy raises whatever parsing it does
+        raise WireError(f"an array does not decode: {type(error).__name__}") from error
 
 
 def get_record(content: RecordDict, key: str, kind: type[T]) -> T:
@@ -264,6 +265,6 @@ def _dyadic(text: str) -> Fraction:
     if match is None or not int(match[2]):
         raise WireError("a metric sum is not an integer over a power of two")
     value = Fraction(int(match[1]), int(match[2]))
-    if value.denominator & (value.denominator - 1):
-        raise WireError("a metric sum is not an integer over a power of two")
+    if value.denominator & (value.denominator - 1) or abs(value) > LARGEST_SUM:
+        raise WireError("a metric sum is not an integer over a power of two, or too large")
     return value

@@ -71,6 +71,9 @@ class Task(ABC):
     metric_names: tuple[str, ...]
     """Names of the sums that `measure`, and with it fit and evaluate of the clients, return."""
 
+    reports: tuple[str, ...]
+    """Names of the metrics that `summarise` and `evaluate` can give."""
+
     def __init__(self, schema: Schema) -> None:
         self.schema = schema
 
@@ -92,6 +95,15 @@ class Task(ABC):
 
         Sums over disjoint rows add up to the sum over all of them: counts are ints and add exactly.
         """
+
+    def check_sums(self, sums: Sums) -> None:
+        """Refuse sums that no rows can give (ValueError): they come from elsewhere, and a mean is made of them.
+
+        Here: a number of examples that is not a whole number from 0 on.
+        """
+        examples = sums.get("examples", 0)
+        if examples < 0 or examples != int(examples):
+            raise ValueError(f"examples={float(examples)}: expected a whole number from 0 on")
 
     @abstractmethod
     def summarise(self, sums: Sums) -> dict[str, float]:

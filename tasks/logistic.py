@@ -32,6 +32,7 @@ class LogisticTask(Task):
 
     array_names = ("weights", "intercept")
     metric_names = CLASS_SUMS
+    reports = ("accuracy", "log_loss", "brier", "auc")
 
     def __init__(self, schema: Schema) -> None:
         """Raises ValueError for a schema with fewer than two classes."""
@@ -118,6 +119,14 @@ class LogisticTask(Task):
             "log_loss": float(self.family.loss(z, targets).sum()),
             "brier": float(((self.family.mean(z) - targets) ** 2).sum()),
         }
+
+    def check_sums(self, sums: Sums) -> None:
+        """Also 0 <= correct <= examples and losses from 0 on; a Brier score is at most 2 an example."""
+        super().check_sums(sums)
+        if not 0 <= sums["correct"] <= sums["examples"]:
+            raise ValueError(f"correct={float(sums['correct'])} of {float(sums['examples'])} examples")
+        if sums["log_loss"] < 0 or not 0 <= sums["brier"] <= 2 * sums["examples"]:
+            raise ValueError(f"log_loss={float(sums['log_loss'])}, brier={float(sums['brier'])}")
 
     def summarise(self, sums: Sums) -> dict[str, float]:
         return class_means(sums)

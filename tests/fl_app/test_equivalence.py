@@ -9,12 +9,13 @@ from runs import QUICK, run
 from safetensors.numpy import load_file
 from sklearn.linear_model import LogisticRegression
 
-from fl_app.assembly import build_task, derive_seed, fit_config, open_data
+from fl_app.assembly import build_task, fit_config, open_data
 from fl_app.checkpoint import Checkpoint
 from fl_app.config import RunConfig
 from fl_app.inline import InlineGrid
 from fl_app.rows import prepared_rows
 from strategies import wire
+from strategies.sampling import derive_seed
 from tasks.base import Rows
 
 

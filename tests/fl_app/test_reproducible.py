@@ -62,7 +62,7 @@ def test_waves_are_the_same_model_and_bound_what_a_node_sends_at_once(tmp_path, 
             sizes.append(sum(key.startswith("update-") for key in reply.content))
             return reply
 
-    monkeypatch.setattr(strategies.rounds, "WAVE_BYTES", 2 * 31 * 8)  # two models
+    monkeypatch.setattr(strategies.rounds, "WAVE_BYTES", 2 * (31 * 8 + 2 * 128))  # two models
     waves, _ = run(tmp_path / "waves", strategy="extensions:UnfoldedAvg", nodes=2, grid=Watching)
     assert fingerprint(waves) == fingerprint(whole)
     assert max(sizes) == 2
@@ -123,6 +123,19 @@ def check_resumed(out, whole, case, resumed_from):
         for f in (folder, resumed_folder)
     ]
     assert rounds[0] == rounds[1]
+
+
+def test_a_run_that_broke_off_between_its_last_round_and_its_summary_ends_as_it_would_have(tmp_path):
+    keys = {"rounds": 6, "stop": "target", "stop_args": "metric=accuracy value=0.5"}
+    whole, _ = run(tmp_path / "whole", **keys)
+    assert (whole["stop_reason"], whole["rounds"]) == ("target", 1)
+    _, folder = run(tmp_path / "cut", **keys)
+    folder.summary.unlink()
+    folder.model.unlink()
+    resumed, _ = run(tmp_path / "cut", resume=True, **keys)
+    assert (resumed["stop_reason"], resumed["rounds"]) == ("target", 1)
+    assert fingerprint(resumed) == fingerprint(whole)
+    assert folder.model.exists()
 
 
 def test_rounds_may_be_raised_and_the_model_is_that_of_a_long_run(tmp_path):

@@ -4,10 +4,12 @@ import numpy as np
 
 from strategies.optimizers import SGD, DampedNewton, cast_like
 
+WHO = ("a", "b")
+
 
 def test_sgd_without_momentum_adds_the_aggregate():
     params = (np.array([1.0, 2.0]), np.array([3.0], np.float32))
-    new, state = SGD().step(params, (np.array([0.5, 0.0]), np.array([-1.0])), ())
+    new, state = SGD().step(params, (np.array([0.5, 0.0]), np.array([-1.0])), (), WHO)
     assert [a.tolist() for a in new] == [[1.5, 2.0], [2.0]]
     assert [a.dtype for a in new] == [np.float64, np.float32]
     assert state == ()
@@ -21,7 +23,7 @@ def test_momentum_is_the_textbook_recursion():
     state = optimizer.init(params)
     x, v = np.zeros(4), np.zeros(4)
     for delta in deltas:
-        params, state = optimizer.step(params, (delta,), state)
+        params, state = optimizer.step(params, (delta,), state, WHO)
         v = 0.9 * v + delta
         x = x + 0.3 * v
     np.testing.assert_allclose(params[0], x, rtol=1e-14)
@@ -43,7 +45,7 @@ def test_newton_solves_a_quadratic_in_one_step():
     hessian, b = root @ root.T + np.eye(5), rng.normal(size=5)
     newton = DampedNewton()
     params = (np.zeros((2, 2)), np.zeros(1))
-    new, _ = newton.step(params, statistics(0.0, b, hessian), newton.init(params))
+    new, _ = newton.step(params, statistics(0.0, b, hessian), newton.init(params), WHO)
     flat = np.concatenate([a.ravel() for a in new])
     np.testing.assert_allclose(flat, -np.linalg.solve(hessian, b), rtol=1e-6)
     assert [a.shape for a in new] == [(2, 2), (1,)]
@@ -59,14 +61,25 @@ def test_a_step_that_raised_the_objective_is_halved_from_where_it_began():
     seen = []
     for _ in range(40):
         seen.append(float(params[0][0]))
-        params, state = newton.step(params, at(seen[-1]), state)
+        params, state = newton.step(params, at(seen[-1]), state, WHO)
     assert seen[1] < -2  # the first full step overshoots to -x^3
     np.testing.assert_allclose(seen[2], (2.0 + seen[1]) / 2, rtol=1e-6)
     assert abs(seen[-1]) < 1e-8
 
 
 def test_a_direction_without_curvature_does_not_stop_newton():
-    hessian = np.array([[2.0, 0.0], [0.0, 0.0]])
-    newton = DampedNewton()
-    new, _ = newton.step((np.zeros(2),), statistics(0.0, np.array([1.0, 0.0]), hessian), newton.init((np.zeros(2),)))
+    newton, params = DampedNewton(), (np.zeros(2),)
+    flat = statistics(0.0, np.array([1.0, 0.0]), np.array([[2.0, 0.0], [0.0, 0.0]]))
+    new, _ = newton.step(params, flat, newton.init(params), WHO)
     np.testing.assert_allclose(new[0], [-0.5, 0.0], atol=1e-8)
+
+
+def test_rounds_of_other_clients_are_not_compared():
+    """A client that was missing once must not leave an objective behind that nothing can reach."""
+    newton, params = DampedNewton(), (np.zeros(1),)
+    hessian, gradient = np.eye(1), np.ones(1)
+    moved, state = newton.step(params, statistics(0.1, gradient, hessian), newton.init(params), ("a",))
+    halved, _ = newton.step(moved, statistics(0.9, gradient, hessian), state, ("a",))
+    np.testing.assert_allclose(halved[0], [-0.5])
+    stepped, _ = newton.step(moved, statistics(0.9, gradient, hessian), state, ("a", "b"))
+    np.testing.assert_allclose(stepped[0], [-2.0])

@@ -128,6 +128,13 @@ def test_noise_below_the_bound_is_refused_and_names_both():
     chain(Clip(1.0), Noise(1.0))
 
 
+def test_noise_on_the_sum_covers_the_largest_weight_wherever_it_is_set():
+    for steps in ((Clip(1.0), ByExamples(100), Noise(1.0)), (ByExamples(100), Clip(1.0), Noise(99.0))):
+        with pytest.raises(IllegalChain, match="one client can contribute 100"):
+            chain(*steps)
+    chain(Clip(1.0), ByExamples(100), Noise(100.0))
+
+
 def test_noise_on_the_sum_wants_a_public_divisor():
     with pytest.raises(IllegalChain, match="WeightedMean divides by what depends on private counts"):
         composed(chain(Clip(1.0), Noise(1.0)), WeightedMean())

@@ -23,7 +23,7 @@ UPDATE = Update(
     ("a", "b"),
     weight=7,
     num_examples=9,
-    metric_sums={"loss": Fraction(0.1) + Fraction(1e300), "correct": Fraction(4)},
+    metric_sums={"loss": Fraction(0.1) + Fraction(1e20), "correct": Fraction(4)},
     payload_bytes=11,
     on_grid=True,
 )
@@ -82,6 +82,11 @@ def claiming(shape):
     return buffer.getvalue() + bytes(16)
 
 
+def headed(header):
+    """A file in numpy's format with this text as its header."""
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + bytes(16)
+
+
 BAD = {
     "another version": with_value("answer", "version", wire.VERSION + 1),
     "no version": without("answer", "version"),
@@ -107,6 +112,18 @@ BAD = {
     "a header that claims a terabyte": with_record(
         "update-0", ArrayRecord({"0": Array("float64", (2,), "numpy.ndarray", claiming((10**12,)))})
     ),
+    **{
+        f"a header that numpy fails on: {header[:24]}": with_record(
+            "update-0", ArrayRecord({"0": Array("float64", (2,), "numpy.ndarray", headed(header))})
+        )
+        for header in (
+            "((((",
+            "{'descr': (), 'fortran_order': False, 'shape': (2,)}",
+            "{'descr': '|S0', 'fortran_order': False, 'shape': (2,)}",
+            "{'descr': '<f8', 'fortran_order': False, 'shape': (0, 1" + 30 * "0" + ")}",
+            "-" * 9_000 + "1",
+        )
+    },
     "a header with a negative size": with_record(
         "update-0", ArrayRecord({"0": Array("float64", (2,), "numpy.ndarray", claiming((-1, -2)))})
     ),
@@ -133,7 +150,21 @@ def test_a_pickle_inside_an_array_is_not_loaded():
 
 
 @pytest.mark.parametrize(
-    "text", ["1e999999999/1", "9" * 10**6 + "/1", "1/3", "1/0", "1", "/", "x/2", "1/-2", "1/٣", "0x10/1", "1_0/1"]
+    "text",
+    [
+        "1e999999999/1",
+        "9" * 10**6 + "/1",
+        "1/3",
+        "1/0",
+        "1",
+        "/",
+        "x/2",
+        "1/-2",
+        "1/٣",
+        "0x10/1",
+        "1_0/1",
+        f"{2**101}/1",
+    ],
 )
 def test_a_metric_sum_is_an_integer_over_a_power_of_two_and_never_costs_time(text):
     began = time.monotonic()
@@ -143,6 +174,6 @@ def test_a_metric_sum_is_an_integer_over_a_power_of_two_and_never_costs_time(tex
 
 
 def test_a_sum_of_many_doubles_of_all_sizes_fits():
-    total = sum((Fraction(2.0**e) for e in range(-1022, 1000, 7)), Fraction(0))
+    total = sum((Fraction(2.0**e) for e in range(-1022, 90, 7)), Fraction(0))
     update = Update((), ("a",), metric_sums={"loss": total})
     assert wire.read_answer(wire.answer_content(Answer((update,), ()))).updates[0].metric_sums["loss"] == total
