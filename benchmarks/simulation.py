@@ -1,0 +1,156 @@
+"""Many small clients in Flower's simulation: what a round costs here, in plain numpy, and in stock Flower.
+
+Softmax regression on generated data (784 features, 10 classes, 60 examples a client), one local epoch in batches of 10.
+
+  fl-app   the project on Flower's Ray engine, two nodes that host all clients, two worker processes
+  loop     the same clients' `NumPyClient.fit` and a weighted mean in a plain loop, one process, shards in memory
+  stock    Flower's own FedAvg and ClientApps (benchmarks/stock_app.py), one node per client, two worker processes
+
+A round is measured by the server, after the first one, and the median counts: shards that a worker makes on first use
+and the start of Flower (10 s and more) are not in it, the checkpoint is. All three train the same clients in the same
+round with the same seeds, except that stock Flower draws its own cohorts; the params of fl-app and loop are compared at
+the end. BLAS has one thread in each process. Repeats take turns, so that a busy machine slows all three.
+"""
+
+import argparse
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from time import perf_counter
+
+import numpy as np
+from safetensors.numpy import load_file
+from threadpoolctl import threadpool_limits
+
+from benchmarks.figures import heading, ratios, spread
+from benchmarks.flower_app import SIMULATION, run_flower_app
+from fl_app.assembly import build_strategy, build_task, fit_config, open_data
+from fl_app.config import RunConfig
+from fl_app.job import new_job, run_job
+from strategies.sampling import derive_seed, round_rng
+from tasks.base import Arrays, Shard
+
+NODES = 2
+MEMORY_OF_SHARDS = "all shards stay in memory: about 0.4 MB a client"
+
+
+@dataclass
+class Seconds:
+    """Seconds of a round, the median of each repeat."""
+
+    app: list[float] = field(default_factory=list)
+    loop: list[float] = field(default_factory=list)
+    stock: list[float] = field(default_factory=list)
+
+
+def main() -> None:
+    """Measure and print."""
+    options = _options()
+    heading(f"Softmax regression 784x10, {options.clients} clients with 60 examples, {options.rounds} rounds")
+    shards = _shards(_config(options.clients, options.clients, 1))
+    for cohort in options.cohorts:
+        seconds, differences = Seconds(), []
+        for _ in range(options.repeats):
+            config = _config(options.clients, cohort, options.rounds)
+            app_s, app_params = run_app(config)
+            loop_s, loop_params = run_loop(config, shards)
+            differences += [float(np.abs(a - b).max()) for a, b in zip(app_params, loop_params, strict=True)]
+            seconds.app.append(app_s)
+            seconds.loop.append(loop_s)
+            if options.stock_rounds:
+                seconds.stock.append(run_stock(_config(options.clients, cohort, options.stock_rounds)))
+        _print(cohort, seconds, max(differences))
+
+
+def run_app(config: RunConfig) -> tuple[float, Arrays]:
+    """Seconds of a round of the project on Flower, and the final params."""
+    with TemporaryDirectory() as scratch:
+        job = new_job(config, SIMULATION.with_num_supernodes(NODES), "flower", Path(scratch) / "run")
+        summary, status = run_job(job, lambda line: None)
+        if status:
+            raise RuntimeError(summary["error"])
+        rounds = [json.loads(line)["seconds"]["total"] for line in job.folder.rounds.read_text().splitlines()]
+        model = load_file(job.folder.model)
+    return median(rounds[1:]), (model["weights"], model["intercept"])
+
+
+def run_loop(config: RunConfig, shards: dict[str, Shard]) -> tuple[float, Arrays]:
+    """The same in a plain loop."""
+    task, sampler = build_task(config, open_data(config).schema), build_strategy(config).basics.sampler
+    params = task.initial_arrays(config.seed)
+    seconds = []
+    with threadpool_limits(config.threads):
+        for number in range(1, config.rounds + 1):
+            began = perf_counter()
+            totals, weight = [np.zeros_like(array) for array in params], 0
+            common = fit_config(config, number, "train", seed=0)
+            for client in sampler.sample(tuple(shards), round_rng(config.seed, number)):
+                seed = derive_seed(config.seed, "fit", number, client)
+                arrays, examples, _ = task.make_client(shards[client]).fit(list(params), {**common, "seed": seed})
+                for total, array in zip(totals, arrays, strict=True):
+                    np.add(total, examples * array, out=total)
+                weight += examples
+            params = tuple(total / weight for total in totals)
+            seconds.append(perf_counter() - began)
+    return median(seconds[1:]), params
+
+
+def run_stock(config: RunConfig) -> float:
+    """The same in stock Flower."""
+    with TemporaryDirectory() as scratch:
+        config = config.model_copy(update={"out": scratch})
+        rounds: list[float] = run_flower_app(Path(__file__).with_name("stock_app.py"), config, config.num_clients)
+    return median(rounds[1:])
+
+
+def _config(clients: int, cohort: int, rounds: int) -> RunConfig:
+    return RunConfig.parse(
+        {
+            "data": "synthetic",
+            "data-args": "features=784 classes=10 examples=60",
+            "num-clients": clients,
+            "clients-per-round": cohort,
+            "rounds": rounds,
+            "local-epochs": 1,
+            "batch-size": 10,
+            "test-fraction": 0.0,
+            "standardize": "none",
+        }
+    )
+
+
+def _shards(config: RunConfig) -> dict[str, Shard]:
+    data = open_data(config)
+    return {client: data.shard(client) for client in data.clients}
+
+
+def _print(cohort: int, seconds: Seconds, difference: float) -> None:
+    print(f"{cohort} clients a round")
+    print(f"  {'':8}{'s/round':28}{'client updates/s':>18}")
+    for name, values in (("fl-app", seconds.app), ("loop", seconds.loop), ("stock", seconds.stock)):
+        if values:
+            print(f"  {name:8}{spread(values, '.3f'):28}{cohort / median(values):18,.0f}")
+    print(f"  fl-app takes {spread(ratios(seconds.app, seconds.loop))} times as long as the loop")
+    if seconds.stock:
+        print(f"  fl-app is {spread(ratios(seconds.stock, seconds.app), '.1f')} times as fast as stock Flower")
+    print(f"  largest difference of a param between fl-app and loop: {difference:.0e}")
+    print()
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="A round of fl-app beside a numpy loop and stock Flower.")
+    parser.add_argument("--clients", type=int, default=1_000, help=f"how many there are; {MEMORY_OF_SHARDS}")
+    parser.add_argument("--cohorts", type=int, nargs="+", default=[100, 1_000], help="clients a round, one or more")
+    parser.add_argument("--rounds", type=int, default=20, help="of fl-app and the loop; 3 or more")
+    parser.add_argument("--stock-rounds", type=int, default=5, help="of stock Flower; 0 = leave it out")
+    parser.add_argument("--repeats", type=int, default=3, help="of everything")
+    options = parser.parse_args()
+    if options.rounds < 3 or options.stock_rounds in (1, 2) or max(options.cohorts) > options.clients:
+        parser.error("3 rounds or more, and no more clients a round than there are")
+    return options
+
+
+if __name__ == "__main__":
+    main()
