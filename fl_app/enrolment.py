@@ -21,7 +21,7 @@ from fl_app import __version__
 from fl_app.assembly import open_data
 from fl_app.config import RunConfig
 from fl_app.errors import Refused
-from fl_app.rows import Statistics
+from fl_app.rows import Statistics, prepared_rows
 from fl_app.site import hosted_clients
 from strategies import wire
 from strategies.base import TooFewClients
@@ -46,11 +46,13 @@ def answer(config: RunConfig, node_config: Any, question: RecordDict) -> RecordD
     if (asked["wire"], asked["app"]) != (wire.VERSION, __version__):
         return RecordDict({"versions": versions})
     data = open_data(config)
+    # Unscaled rows are made once: they stay at hand for training.
+    shard_of = prepared_rows(config, None).shard if config.standardize == "none" else data.shard
     present: list[tuple[str, int, Moments]] = []
     unreadable: list[str] = []
     for client in hosted_clients(config, node_config):
         try:
-            train = data.shard(client).train
+            train = shard_of(client).train
             present.append((client, len(train), Moments.of(train.x if asked["moments"] else train.x[:0])))
         except Exception as error:  # whatever is wrong with one client's rows is not its neighbours' concern
             log(WARNING, "the rows of client %s cannot be used: %s: %s", client, type(error).__name__, error)

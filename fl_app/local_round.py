@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from flwr.common.logger import log
 
-from fl_app.assembly import fit_config
+from fl_app.assembly import Scalar, fit_config
 from fl_app.deadline import Worker
 from fl_app.site import Site
 from strategies.history import Dropped
@@ -40,9 +40,11 @@ def train(site: Site, order: Order, params: Arrays) -> Answer:
     grid = FixedPoint(order.fraction_bits)
     used_rounds = dict(zip(order.clients, order.used_rounds, strict=True))
     pipeline = site.strategy.pipeline
+    config = fit_config(site.config, order.round, site.strategy.work.request, seed=0, metrics=site.train_metrics)
 
     def contribute(client: str) -> tuple[Update, Arrays]:
-        update = _fit(site, order, params, client)
+        seed = derive_seed(site.config.seed, "fit", order.round, client)
+        update = _fit(site, params, client, {**config, "seed": seed})
         info = Round(order.round, derive_seed(site.config.seed, "encode", order.round, client), grid, order.public)
         state = site.store.load(client, used_rounds[client]) if pipeline.stateful else ()
         update, state = pipeline.encode(update, state, info)
@@ -107,11 +109,9 @@ def _reason(error: Exception) -> DropReason:
     return "memory" if isinstance(error, MemoryError) else "raised"
 
 
-def _fit(site: Site, order: Order, params: Arrays, client: str) -> Update:
+def _fit(site: Site, params: Arrays, client: str, config: dict[str, Scalar]) -> Update:
     """Run one client's fit and check all that it returned. Raises InvalidUpdate, or what fit raises."""
     shard, work, wanted = site.rows.shard(client), site.strategy.work, site.train_metrics
-    seed = derive_seed(site.config.seed, "fit", order.round, client)
-    config = fit_config(site.config, order.round, work.request, seed=seed, metrics=wanted)
     returned = site.task.make_client(shard).fit([array.copy() for array in params], config)
     if not (isinstance(returned, tuple) and len(returned) == 3):
         raise InvalidUpdate("keys", "fit must return (arrays, number of examples, metrics)")

@@ -11,7 +11,8 @@ from strategies.wire import message_bytes
 
 UNDELIVERED, LATE, MISMATCHED = 1_001, 1_002, 1_003  # our own error codes; Flower's are below 1,000
 
-FIRST_POLL_S, LONGEST_POLL_S = 0.005, 0.5
+SHORTEST_POLL_S, LONGEST_POLL_S = 0.005, 0.5
+POLL_SHARE = 0.05  # of the wait so far: so much later than it came is a reply seen, whatever the wait is
 
 
 class Exchange:
@@ -37,15 +38,13 @@ class Exchange:
 
     def __iter__(self) -> Iterator[Message]:
         yield from self._send(list(self._waiting))
-        poll_s = FIRST_POLL_S
+        quiet_since = time.monotonic()
         while self._flying and time.monotonic() < self._deadline:
             began = time.monotonic()
             replies = list(self._grid.pull_messages(list(self._flying)))
             if not replies:
-                time.sleep(max(0.0, min(poll_s, self._deadline - time.monotonic())))
-                poll_s = min(LONGEST_POLL_S, poll_s * 1.5)
-            else:
-                poll_s = FIRST_POLL_S
+                poll_s = max(SHORTEST_POLL_S, POLL_SHARE * (began - quiet_since))
+                time.sleep(max(0.0, min(poll_s, LONGEST_POLL_S, self._deadline - began)))
             self.wait_s += time.monotonic() - began
             while replies:
                 reply = replies.pop()  # released before the next is looked at
@@ -53,6 +52,7 @@ class Exchange:
                 yield self._checked(reply, sent)
                 del reply
                 yield from self._send([sent.metadata.dst_node_id])
+                quiet_since = time.monotonic()
         yield from self._give_up()
 
     def _send(self, nodes: Iterable[int]) -> Iterator[Message]:

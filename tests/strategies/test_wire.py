@@ -7,11 +7,14 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.common.serde import message_to_proto
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
+from fl_app.inline import InlineGrid
 from strategies import wire
 from strategies.history import Dropped
 from strategies.update import Update
@@ -55,6 +58,21 @@ def test_an_answer_survives():
 def test_bytes_are_counted_as_flower_encodes_them(items):
     assert wire.encoded_bytes(tuple(items)) == sum(len(Array(item).data) for item in items)
     assert wire.record_bytes(wire.params_record(tuple(items))) == wire.encoded_bytes(tuple(items))
+
+
+@given(
+    st.lists(arrays(st.sampled_from(["<f4", "<i8"]), array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=70))),
+    st.text(min_size=1, max_size=300),
+    st.lists(st.integers(-(2**63), 2**63 - 1), max_size=40),
+    st.text(max_size=300),
+)
+def test_the_length_of_a_message_is_that_of_flowers_own_serialisation(items, name, numbers, text):
+    InlineGrid(ClientApp(), {}, 1)  # messages take the identity of their sender from the process
+    records = {"params": wire.params_record(tuple(items)), f"c{name}": ConfigRecord({"n": numbers, "t": text})}
+    message = Message(RecordDict(records), 2**63, "train", group_id=text)
+    error = Message(Error(1_000, text), reply_to=message)
+    for each in (message, error):
+        assert wire.message_bytes(each) == len(message_to_proto(each).SerializeToString())
 
 
 def without(record, key):
