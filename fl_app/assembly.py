@@ -45,8 +45,12 @@ def open_data(config: RunConfig) -> DataSource:
         test_fraction=config.test_fraction,
         seed=config.seed,
     )
+    dataset = build_dataset(config)
+    if not dataset.partitioned and config.partition != RunConfig.model_fields["partition"].default:
+        remedy = "these data are born divided: leave partition out, and see their own arguments with fl-app list"
+        raise Refused(f"partition={config.partition}", f"data={config.data}", remedy)
     try:
-        return build_dataset(config).open(split)
+        return dataset.open(split)
     except ValueError as error:
         where = f"data={config.data} partition={config.partition} num-clients={config.num_clients}"
         raise Refused("the rows cannot be dealt to the clients", where, str(error)) from error
@@ -60,9 +64,12 @@ def build_task(config: RunConfig, schema: Schema) -> Task:
         remedy = f"expected auto or {', '.join(task.devices)}"
         raise Refused(f"device={config.device}", f"{config.task} cannot use it", remedy)
     strategy = build_strategy(config)
+    measured = task.reports + (task.server_reports if build_dataset(config).server_held else ())
     for metric in strategy.basics.stop.reads:
-        if metric not in task.reports:
-            raise Refused(f"unknown metric {metric!r}", f"stop={config.stop}", suggestion(metric, task.reports))
+        if metric not in measured:
+            raise Refused(f"unknown metric {metric!r}", f"stop={config.stop}", suggestion(metric, measured))
+        if config.test_fraction == 0:
+            raise Refused(f"stop={config.stop} reads {metric}", "test-fraction=0", "keep some rows for tests")
     try:
         task.check_config(fit_config(config, 1, strategy.work.request, seed=0))
     except ValueError as error:

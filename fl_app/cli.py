@@ -11,7 +11,8 @@ from typing import Annotated, Any
 import click
 import typer
 
-from fl_app.config import RunConfig
+from fl_app import __version__
+from fl_app.config import KEYS, RunConfig
 from fl_app.console import WIDTH, Progress
 from fl_app.errors import Refused, one_line
 from fl_app.job import Engine, Job, new_job, resumed_job, run_job
@@ -21,7 +22,6 @@ from fl_app.report import closing_lines
 
 cli = typer.Typer(
     name="fl-app",
-    help="Federated learning on Flower: train one model on data that never leave their owners.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -29,20 +29,38 @@ cli = typer.Typer(
 )
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"fl-app {__version__}")
+        raise typer.Exit
+
+
+@cli.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", show_default=False, is_eager=True, callback=_show_version, help="show it")
+    ] = False,
+) -> None:
+    """Federated learning on Flower: train one model on data that never leave their owners."""
+
+
 @cli.command()
 def run(
     profile: Annotated[str | None, typer.Argument(help="profile of pyproject-flower.toml")] = None,
     c: Annotated[list[str] | None, typer.Option("-c", metavar="KEY=VALUE", help="a key of the run config")] = None,
-    engine: Annotated[str, typer.Option(help="flower, or inline: one process, for debugging")] = "flower",
+    engine: Annotated[str, typer.Option(show_default=False, help="flower (default) or inline: one process")] = "flower",
     nodes: Annotated[int | None, typer.Option(help="simulated nodes, instead of the profile's number")] = None,
-    out: Annotated[Path | None, typer.Option(help="folder of the results")] = None,
-    resume: Annotated[Path | None, typer.Option(help="go on with the run of this folder")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print the summary as JSON on stdout")] = False,
-    debug: Annotated[bool, typer.Option(help="show tracebacks")] = False,
+    out: Annotated[str | None, typer.Option(metavar="DIR", help="folder of the results")] = None,
+    resume: Annotated[str | None, typer.Option(metavar="DIR", help="go on with the run of this folder")] = None,
+    as_json: Annotated[bool, typer.Option("--json", show_default=False, help="the summary as JSON on stdout")] = False,
+    debug: Annotated[bool, typer.Option("--debug", show_default=False, help="show tracebacks")] = False,
 ) -> None:
     """Run a federation and wait for its end. Exit status 0 completed, 1 failed, 2 refused, 130/143 interrupted."""
     if engine not in ("flower", "inline"):
         raise Refused(f"engine {engine!r}", "--engine", "expected flower or inline")
+    for option, folder in (("--out", out), ("--resume", resume)):
+        if folder is not None and not folder.strip():
+            raise Refused("no folder", f'{option} ""', "name one")
     job = _job(_profile(profile, nodes), _pairs(c or []), "inline" if engine == "inline" else "flower", out, resume)
     with Progress(job.config.rounds, job.clients) as progress:
         progress.status("starting Flower ..." if engine == "flower" else "training")
@@ -58,8 +76,8 @@ def run(
 
 @cli.command("list")
 def list_(
-    as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = False,
-    debug: Annotated[bool, typer.Option(help="show tracebacks")] = False,
+    as_json: Annotated[bool, typer.Option("--json", show_default=False, help="as JSON")] = False,
+    debug: Annotated[bool, typer.Option("--debug", show_default=False, help="show tracebacks")] = False,
 ) -> None:
     """List tasks, strategies, data, partitions and stop rules with their arguments."""
     plural = {"task": "tasks", "strategy": "strategies", "data": "data", "partition": "partitions", "stop": "stops"}
@@ -73,6 +91,11 @@ def list_(
             print(_wrapped(f"  {entry['name']}: {entry['doc']}", indent=4))
             for argument in entry["args"]:
                 print(_wrapped(f"    {_argument_line(argument)}", indent=6))
+    print("keys of a run (-c KEY=VALUE):")
+    defaults = RunConfig.parse({}).values()
+    for key, field in KEYS.items():
+        default = json.dumps(defaults[key]).strip('"')
+        print(_wrapped(f"  {key}: {field.description}" + (f" (default {default})" if default else ""), indent=4))
 
 
 def main() -> None:
@@ -81,6 +104,7 @@ def main() -> None:
     try:
         status = cli(standalone_mode=False)
     except click.exceptions.Abort:
+        print("interrupted", file=sys.stderr)
         status = 130
     except click.exceptions.NoArgsIsHelpError as error:
         print(error.format_message(), file=sys.stderr)
@@ -103,14 +127,14 @@ def _complain(message: str, debug: bool) -> int:
     return 2
 
 
-def _job(profile: Profile, texts: Mapping[str, str], engine: Engine, out: Path | None, resume: Path | None) -> Job:
+def _job(profile: Profile, texts: Mapping[str, str], engine: Engine, out: str | None, resume: str | None) -> Job:
     if resume is not None:
         if out is not None:
             raise Refused("--out with --resume", f"--resume {resume}", "a resumed run goes on in its own folder")
-        return resumed_job(resume, texts, profile, engine)
+        return resumed_job(Path(resume), texts, profile, engine)
     if out is not None and "out" in texts:
         raise Refused("two output folders", f"--out {out} and -c out={texts['out']}", "give one")
-    config = RunConfig.parse_texts({**texts, "out": str(out)} if out is not None else texts)
+    config = RunConfig.parse_texts({**texts, "out": out} if out is not None else texts)
     if config.resume:
         raise Refused("resume=true", "-c resume=true", "use --resume DIR")
     return new_job(config, profile, engine, Path.cwd())

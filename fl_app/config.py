@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from fl_app.errors import Refused, suggestion
 
 Text = str
-Count = Annotated[int, Field(ge=0)]
-Positive = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0, lt=2**63)]  # Flower's integers have 64 bits
+Positive = Annotated[int, Field(ge=1, lt=2**63)]
 Penalty = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -41,15 +41,17 @@ class RunConfig(BaseModel):
     num_clients: Count = Field(10, description="how many clients there are; 0 = as many as the data say")
     clients_per_round: Count = Field(0, description="how many are drawn for a round; 0 = all")
     rounds: Positive = Field(20, description="how many rounds at most")
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(0, description="the same seed gives the same model, to the bit")
+    seed: Count = Field(0, description="the same seed gives the same model, to the bit")
     local_epochs: Positive = Field(5, description="passes of a client over its rows in a round")
     local_steps: Count = Field(0, description="steps of a client in a round, instead of local-epochs; 0 = epochs")
     batch_size: Count = Field(16, description="rows in a mini-batch; 0 = all")
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(0.1, description="of local steps")
-    lr_schedule: Text = Field("constant", description='over rounds: constant, "step every=10 factor=0.5", cosine, ...')
+    lr_schedule: Text = Field(
+        "constant", description='over rounds: constant, "step every=10 factor=0.5", "cosine floor=0" or inv-sqrt'
+    )
     l1: Penalty = Field(0.0, description="weight of the L1 penalty")
     l2: Penalty = Field(0.01, description="weight of the L2 penalty; separable data have no optimum without one")
-    solver: Text = Field("sgd", description="of local training")
+    solver: Text = Field("sgd", description="of local training: sgd, gd, lbfgs or newton")
     standardize: Literal["global", "local", "none"] = Field("global", description="whose statistics scale the features")
     stop: Text = Field("rounds", description="when a run ends before its last round")
     stop_args: Text = Field("", description="arguments of the stop rule")
@@ -68,11 +70,11 @@ class RunConfig(BaseModel):
     test_fraction: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.2, description="share of a client's rows kept for tests"
     )
-    device: Text = Field("auto", description="where models are trained; auto = the best that the task can use")
+    device: Text = Field("auto", description="where models are trained: auto or cpu, later more")
     threads: Positive = Field(1, description="CPU threads of a process; more make small models slower")
     init: Text = Field("", description="a model.safetensors to start from")
     out: Text = Field("", description="folder of the results; empty = runs/<time>-<task>-<strategy>")
-    resume: bool = Field(False, description="go on from the checkpoint in out")
+    resume: bool = Field(False, description="go on from the checkpoint in out (for `flwr run`; fl-app has --resume)")
 
     @model_validator(mode="after")
     def _consistent(self) -> "RunConfig":

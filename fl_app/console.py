@@ -58,8 +58,8 @@ class Progress:
         if self._bar is None:
             self._print(text)
         else:
-            self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
             self._bar.update(self._task, completed=line["round"], description="training")
+            self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def _print(self, text: str) -> None:
         print(text, file=self._stream, flush=True)

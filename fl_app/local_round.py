@@ -98,7 +98,7 @@ def _collect(
 def _time_left(order: Order) -> Iterator[tuple[str, float]]:
     deadline = time.monotonic() + (1 - TIME_TO_REPLY) * order.timeout_s
     for client in order.clients:
-        yield client, SHARE_OF_TIME_LEFT * (deadline - time.monotonic())
+        yield client, max(0.0, SHARE_OF_TIME_LEFT * (deadline - time.monotonic()))
 
 
 def _reason(error: Exception) -> DropReason:

@@ -67,6 +67,8 @@ def resolve(kind: str, name: str) -> type:
     base = BASES[kind]
     if not (isinstance(found, type) and issubclass(found, base)):
         raise Refused(f"{target!r} is no {kind}", f"{kind}={name}", f"expected a subclass of {base.__name__}")
+    if missing := getattr(found, "__abstractmethods__", None):
+        raise Refused(f"{target!r} is incomplete", f"{kind}={name}", f"define {', '.join(sorted(missing))}")
     return found
 
 

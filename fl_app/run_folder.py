@@ -2,8 +2,10 @@
 
 import json
 import os
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,9 @@ from typing import Any
 from fl_app.config import RunConfig
 from fl_app.errors import Refused
 from strategies.history import RoundReport
+
+if sys.platform != "win32":
+    import fcntl
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -71,6 +76,17 @@ class RunFolder:
             probe.unlink()
         except OSError as error:
             raise Refused("cannot write", f"--out {self.path}", f"{error.strerror}: choose another folder") from error
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder for one run; gone with the process, however that ends. Raises Refused where another does."""
+        with (self.path / ".lock").open("wb") as file:
+            if sys.platform != "win32":
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError as error:
+                    raise Refused("another run is using the folder", str(self.path), "wait for its end") from error
+            yield
 
     def append_round(self, report: RoundReport) -> None:
         """Add a line to rounds.jsonl, on the disk when this returns."""

@@ -72,7 +72,9 @@ class Task(ABC):
     """Names of the sums that `measure`, and with it fit and evaluate of the clients, return."""
 
     reports: tuple[str, ...]
-    """Names of the metrics that `summarise` and `evaluate` can give."""
+    """Names of the metrics that `summarise` gives."""
+    server_reports: tuple[str, ...] = ()
+    """Names of the metrics that `evaluate` gives besides, on rows held in one place."""
 
     def __init__(self, schema: Schema) -> None:
         self.schema = schema

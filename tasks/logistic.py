@@ -32,7 +32,8 @@ class LogisticTask(Task):
 
     array_names = ("weights", "intercept")
     metric_names = CLASS_SUMS
-    reports = ("accuracy", "log_loss", "brier", "auc")
+    reports = ("accuracy", "log_loss", "brier")
+    server_reports = ("auc",)
 
     def __init__(self, schema: Schema) -> None:
         """Raises ValueError for a schema with fewer than two classes."""

@@ -102,6 +102,8 @@ class Dataset(ABC):
     """
 
     server_held: ClassVar[bool] = False
+    partitioned: ClassVar[bool] = True
+    """Whether the run's partition deals the rows; False where they are born divided."""
 
     @abstractmethod
     def open(self, split: Split) -> DataSource:

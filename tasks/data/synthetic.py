@@ -26,6 +26,8 @@ class Synthetic(Dataset):
         separation: length of a class mean; two classes lie about 1.4 times as far apart, in units of the noise
     """
 
+    partitioned = False
+
     def __init__(
         self,
         *,

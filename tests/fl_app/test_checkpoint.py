@@ -29,9 +29,13 @@ dtypes = st.sampled_from([np.float64, np.float32, np.int64, np.uint8])
 shapes = npst.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4)
 some_arrays = st.lists(npst.arrays(dtypes, shapes), max_size=3)
 reals = st.floats(allow_nan=False)
+SEEDS = st.integers(0, 2**63 - 1)
+
 checkpoints = st.builds(
     Checkpoint,
-    config=st.builds(lambda text, seed: RunConfig.parse({"out": text, "seed": seed}), st.text(), st.integers(0, 2**63 - 1)),
+    config=st.builds(
+        lambda text, seed: RunConfig.parse({"out": text, "seed": seed}), st.text(), st.integers(0, 2**63 - 1)
+    ),
     job=st.text(),
     state=st.builds(
         ServerState,

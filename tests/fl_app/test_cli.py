@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 import fl_app.cli
+from fl_app import __version__
 from fl_app.config import RunConfig
 from fl_app.registry import REGISTRIES
+from fl_app.run_folder import RunFolder
 
 PROJECT = Path(__file__).parents[2]
 Call = Callable[..., Any]
@@ -123,6 +125,52 @@ def test_initial_params_that_cannot_be_read_are_refused_before_the_start(fl_app_
 def test_a_device_that_the_task_cannot_use_is_refused_before_the_start(fl_app_run: Call, caller: Path) -> None:
     assert "device=cuda: logistic cannot use it: expected auto or cpu" in fl_app_run(device="cuda").refusal()
     assert contents(caller) == {}
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"data": "synthetic", "partition": "dirichlet"}, "born divided: leave partition out"),
+        ({"stop": "target", "stop_args": "value=0.9", "test_fraction": 0.0}, "keep some rows for tests"),
+        ({"stop": "target", "stop_args": "value=0.9 metric=acuracy"}, "did you mean 'accuracy'"),
+        ({"data": "synthetic", "stop": "target", "stop_args": "value=0.9 metric=auc"}, "unknown metric 'auc'"),
+        (
+            {"data": "breast-cancer", "data_args": "", "standardize": "global", "min_examples": 10**6},
+            "standardize=local",
+        ),
+        ({"task": "tasks.base:Task"}, "is incomplete: task=tasks.base:Task: define check_config, initial_arrays"),
+        ({"data": "breast_cancer"}, "did you mean 'breast-cancer'"),
+        ({"rounds": 10**30}, "should be less than 9223372036854775808"),
+    ],
+    ids=str,
+)
+def test_what_cannot_work_is_refused_before_the_start(fl_app_run: Call, caller: Path, keys: Any, words: str) -> None:
+    assert words in fl_app_run(**keys).refusal()
+    assert contents(caller) == {}
+
+
+def test_a_folder_in_use_is_refused(fl_app: Call, fl_app_run: Call, caller: Path) -> None:
+    fl_app_run("--out", "out", rounds=2)
+    resume = ("run", "--engine", "inline", "--resume", "out", "-c", "rounds=5")
+    with RunFolder(caller / "out").locked():
+        outcome = fl_app(*resume)
+        assert (outcome.status, outcome.out) == (2, "")
+        assert outcome.err.splitlines()[-1].startswith("error: another run is using the folder: ")
+    assert fl_app(*resume).status == 0
+
+
+def test_an_empty_folder_name_is_refused(fl_app_run: Call, caller: Path) -> None:
+    for option in ("--out", "--resume"):
+        assert f'no folder: {option} ""' in fl_app_run(option, "").refusal()
+    assert contents(caller) == {}
+
+
+def test_a_deployment_does_not_run_inline(fl_app: Call) -> None:
+    assert "a deployment runs on its own machines" in fl_app("run", "deployment", "--engine", "inline").refusal()
+
+
+def test_the_version_can_be_asked_for(fl_app: Call) -> None:
+    assert fl_app("--version").out == f"fl-app {__version__}\n"
 
 
 @pytest.mark.parametrize("words", [["runn"], ["--bogus"], ["list", "--bogus"], ["list", "extra"]], ids=" ".join)

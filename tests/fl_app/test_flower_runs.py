@@ -87,7 +87,7 @@ def test_an_installed_wheel_in_an_empty_folder_runs_like_the_inline_engine_to_th
 
 def test_a_run_that_fails_exits_1_and_says_why_in_one_line(tmp_path):
     done = subprocess.run(
-        command("--out", "out", **{"min-examples": 1000}),
+        command("--out", "out", **{"learning-rate": 1e300}),
         cwd=tmp_path,
         env=environment(),
         capture_output=True,
@@ -96,9 +96,9 @@ def test_a_run_that_fails_exits_1_and_says_why_in_one_line(tmp_path):
     )
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("error: the run failed: ")
-    assert "min-examples=1000" in done.stderr.splitlines()[-1]
+    assert "0 of 10 clients gave a good update" in done.stderr.splitlines()[-1]
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
-    assert (summary["status"], summary["stop_reason"]) == ("failed", "error")
+    assert (summary["status"], summary["stop_reason"]) == ("failed", "too-few-clients")
 
 
 @pytest.mark.parametrize("blow", [signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
@@ -165,7 +165,7 @@ def test_plain_flwr_run_works_and_flower_knows_how_it_ended(tmp_path, uninterrup
         profile = load_profile("simulation", PROJECT)
         (superlink.home / "config.toml").write_text(flower_config(profile, superlink.address))
         good = flwr_run("good")
-        flwr_run("bad", **{"min-examples": 1000})
+        flwr_run("bad", **{"learning-rate": 1e300})
         listing = subprocess.run(
             [*flwr, "list", "simulation", "--format", "json"], env=env, capture_output=True, text=True, check=True
         )
