@@ -55,7 +55,10 @@ def run(
     as_json: Annotated[bool, typer.Option("--json", show_default=False, help="the summary as JSON on stdout")] = False,
     debug: Annotated[bool, typer.Option("--debug", show_default=False, help="show tracebacks")] = False,
 ) -> None:
-    """Run a federation and wait for its end. Exit status 0 completed, 1 failed, 2 refused, 130/143 interrupted."""
+    """Run a federation and wait for its end. PROFILE is simulation (the default) or another of pyproject-flower.toml.
+
+    Exit status 0 completed, 1 failed, 2 refused, 130/143 interrupted.
+    """
     if engine not in ("flower", "inline"):
         raise Refused(f"engine {engine!r}", "--engine", "expected flower or inline")
     for option, folder in (("--out", out), ("--resume", resume)):
@@ -79,7 +82,7 @@ def list_(
     as_json: Annotated[bool, typer.Option("--json", show_default=False, help="as JSON")] = False,
     debug: Annotated[bool, typer.Option("--debug", show_default=False, help="show tracebacks")] = False,
 ) -> None:
-    """List tasks, strategies, data, partitions and stop rules with their arguments."""
+    """List what a run can be made of, with all arguments, and the keys of a run."""
     plural = {"task": "tasks", "strategy": "strategies", "data": "data", "partition": "partitions", "stop": "stops"}
     listing = {plural[kind]: [_describe(kind, name) for name in names] for kind, names in REGISTRIES.items()}
     if as_json:

@@ -52,7 +52,9 @@ class RunConfig(BaseModel):
     l1: Penalty = Field(0.0, description="weight of the L1 penalty")
     l2: Penalty = Field(0.01, description="weight of the L2 penalty; separable data have no optimum without one")
     solver: Text = Field("sgd", description="of local training: sgd, gd, lbfgs or newton")
-    standardize: Literal["global", "local", "none"] = Field("global", description="whose statistics scale the features")
+    standardize: Literal["global", "local", "none"] = Field(
+        "global", description="whose statistics scale the features: global, local or none"
+    )
     stop: Text = Field("rounds", description="when a run ends before its last round")
     stop_args: Text = Field("", description="arguments of the stop rule")
     evaluate_every: Count = Field(
@@ -70,7 +72,7 @@ class RunConfig(BaseModel):
     test_fraction: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.2, description="share of a client's rows kept for tests"
     )
-    device: Text = Field("auto", description="where models are trained: auto or cpu, later more")
+    device: Text = Field("auto", description="where models are trained: auto or cpu")
     threads: Positive = Field(1, description="CPU threads of a process; more make small models slower")
     init: Text = Field("", description="a model.safetensors to start from")
     out: Text = Field("", description="folder of the results; empty = runs/<time>-<task>-<strategy>")

@@ -47,7 +47,7 @@ class Update:
 
 
 # No element of a contribution may reach 2**20. With weighted values in 62 bits, the mean of m clients then carries
-# an error of at most m * 2**-42 if the weight bound is tight (1e-12 for 10 clients), whatever the weights are.
+# an error of at most m * 2**-42 if the weight bound is tight (2e-12 for 10 clients), whatever the weights are.
 MAGNITUDE_BITS = 20
 BLOCK = 1 << 15  # elements converted at a time: the temporaries stay in the processor's cache
 
