@@ -75,7 +75,7 @@ class RunConfig(BaseModel):
     device: Text = Field("auto", description="where models are trained: auto or cpu")
     threads: Positive = Field(1, description="CPU threads of a process; more make small models slower")
     init: Text = Field("", description="a model.safetensors to start from")
-    out: Text = Field("", description="folder of the results; empty = runs/<time>-<task>-<strategy>")
+    out: Text = Field("", description="folder of the results; empty = runs/TIME-TASK-STRATEGY")
     resume: bool = Field(False, description="go on from the checkpoint in out (for `flwr run`; fl-app has --resume)")
 
     @model_validator(mode="after")
