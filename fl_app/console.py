@@ -101,13 +101,16 @@ def _cohort(line: Mapping[str, Any], clients: int) -> str:
 
 
 def _metrics(line: Mapping[str, Any]) -> tuple[str, str]:
-    """The main metric and the one after it, in words; empty where there is none."""
-    prefix, metrics = ("", line["metrics"]) if line.get("metrics") else ("train ", line.get("train_metrics") or {})
+    """The main metric and the one after it, in words; empty where there is none.
+
+    Where the round was not evaluated, those of the model that it began with, marked `before`.
+    """
+    prefix, metrics = ("", line["metrics"]) if line.get("metrics") else ("before: ", line.get("train_metrics") or {})
     known = [name for name, value in metrics.items() if value is not None]
     known.sort(key=lambda name: name != "accuracy")  # stable: accuracy first, then as they come
-    texts = [f"{prefix}{name} {short_number(metrics[name])}" for name in known[:2]]
+    texts = [f"{name} {short_number(metrics[name])}" for name in known[:2]]
     first, second = (*texts, "", "")[:2]
-    return first, second
+    return prefix + first if first else "", second
 
 
 def short_number(value: float) -> str:

@@ -39,7 +39,7 @@ def test_without_accuracy_the_first_metric_leads() -> None:
 
 def test_training_metrics_stand_in_and_say_so() -> None:
     line = {**LINE, "metrics": None, "train_metrics": {"accuracy": 0.5}}
-    assert "train accuracy 0.500" in round_line(line, 20, 12)
+    assert "before: accuracy 0.500" in round_line(line, 20, 12)
 
 
 @pytest.mark.parametrize("metrics", [None, {}, {"accuracy": None}])
