@@ -70,8 +70,9 @@ def build_task(config: RunConfig, schema: Schema) -> Task:
             raise Refused(f"unknown metric {metric!r}", f"stop={config.stop}", suggestion(metric, measured))
         if config.test_fraction == 0:
             raise Refused(f"stop={config.stop} reads {metric}", "test-fraction=0", "keep some rows for tests")
+    fit = fit_config(config, 1, strategy.work.request, seed=0)
     try:
-        task.check_config(fit_config(config, 1, strategy.work.request, seed=0))
+        task.check_config(fit)
     except ValueError as error:
         raise Refused(f"{config.task} cannot train so", f"strategy={config.strategy}", str(error)) from error
     return task

@@ -10,8 +10,10 @@ which round's update from this client it used last: that generation is the one t
 """
 
 import hashlib
+from logging import WARNING
 from pathlib import Path
 
+from flwr.common.logger import log
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
@@ -28,12 +30,12 @@ class ClientStore:
 
     def load(self, client: str, used_round: int) -> Arrays:
         """The state that the update of round `used_round` left; empty for 0, and where it is lost."""
-        path = self._path(client, used_round)
-        if used_round == 0 or not path.is_file():
+        if used_round == 0:
             return ()
         try:
-            arrays = load_file(path)
-        except (SafetensorError, OSError):  # damaged on the disk: as if it had never been written
+            arrays = load_file(self._path(client, used_round))
+        except (SafetensorError, OSError) as error:
+            log(WARNING, "the state of client %s after round %d is lost: %s", client, used_round, error)
             return ()
         return tuple(arrays[str(i)] for i in range(len(arrays)))
 

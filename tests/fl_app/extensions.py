@@ -14,6 +14,7 @@ from strategies.transform import Opens, Transform, chain
 from strategies.transforms.weighting import ByExamples
 from strategies.work import Delta
 from tasks.base import Schema
+from tasks.data.base import PartitionedTable
 from tasks.data.bundled import BreastCancer
 from tasks.logistic import LogisticTask
 
@@ -22,6 +23,25 @@ class HeldByClients(BreastCancer):
     """Breast cancer, which the server may not open: the clients measure the model."""
 
     server_held = False
+
+
+class UnreadableSource(PartitionedTable):
+    """One client's rows hold a missing value, another's cannot be read at all."""
+
+    def _shard(self, client):
+        shard = super()._shard(client)
+        if client == "03":
+            shard.train.x[0, 0] = np.nan
+        if client == "05":
+            raise ValueError("row 17: John Smith")
+        return shard
+
+
+class Unreadable(HeldByClients):
+    """Breast cancer with two clients whose rows cannot be used."""
+
+    def open(self, split):
+        return UnreadableSource(self.table(), split)
 
 
 class FaultyTask(LogisticTask):

@@ -449,3 +449,36 @@ def test_every_node_is_asked_once(small_config: Make) -> None:
     for _ in range(3):
         found.current(grid)
     assert sorted(asked) == [0, 1, 2]
+
+
+class Coming(InlineGrid):
+    """Node 0 never answers; the others connect only after the first look, and may come back under another id."""
+
+    looks = 0
+
+    def get_node_ids(self) -> list[int]:
+        self.looks += 1
+        nodes = list(super().get_node_ids())
+        return nodes[:1] if self.looks == 1 else nodes
+
+    def pull_messages(self, message_ids: Any) -> Any:
+        silent = next(iter(self._contexts))
+        return super().pull_messages(
+            [i for i in message_ids if i in self._messages and self._messages[i].metadata.dst_node_id != silent]
+        )
+
+    def rename(self, old: int, new: int) -> None:
+        self._contexts[new] = self._contexts.pop(old)
+
+
+def test_a_silent_node_keeps_no_later_one_out_and_a_node_may_come_back_under_another_id(small_config: Make) -> None:
+    config = small_config(num_clients=6, enrol_timeout_s=1.0)
+    grid = Coming(client_app.app, config.values(), 3)
+    found = Enrolment(config, wants_moments=True)
+    found.open(grid)
+    before = found.current(grid)
+    assert before.clients == ("01", "02", "04", "05")
+    grid.rename(before["02"].node, 99)
+    after = found.current(grid)
+    assert after.clients == before.clients
+    assert (after["02"].node, after["05"].node, after["01"].node) == (99, 99, before["01"].node)

@@ -6,9 +6,13 @@ import time
 import numpy as np
 import pytest
 from extensions import FAULTS, REASONS
+from flwr.app import ConfigRecord, Message, RecordDict
 from runs import run
 from safetensors.numpy import load_file
 
+from fl_app import client_app
+from fl_app.config import RunConfig
+from fl_app.inline import InlineGrid
 from strategies.base import TooFewClients
 
 TASK = "extensions:FaultyTask"
@@ -66,6 +70,23 @@ def test_why_a_client_failed_is_said_at_the_node_and_does_not_travel(tmp_path, c
     _, folder = run(tmp_path / "out", task=TASK, task_args="fault=raises", rounds=1)
     assert "patient 17" in caplog.text
     assert not any(b"patient 17" in path.read_bytes() for path in folder.path.rglob("*") if path.is_file())
+
+
+def test_clients_whose_rows_cannot_be_used_stay_out_and_their_neighbours_take_part(tmp_path):
+    summary, folder = run(tmp_path, data="extensions:Unreadable", enrol_timeout_s=0.3, nodes=2)
+    assert (summary["status"], summary["clients"]) == ("completed", 8)
+    assert not any(b"John Smith" in path.read_bytes() for path in folder.path.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("kind", ["train", "evaluate", "query.enrol"])
+def test_what_goes_wrong_at_a_node_leaves_it_as_an_error_without_its_text(kind):
+    config = RunConfig.parse({}).values() | {"task": "patient-17"}
+    grid = InlineGrid(client_app.app, config, 1)
+    (node,) = grid.get_node_ids()
+    content = RecordDict({"config": ConfigRecord({"job": "patient-17"})})
+    (reply,) = grid.send_and_receive([Message(content, node, kind)])
+    assert reply.has_error()
+    assert reply.error.reason == "see the log of the node"
 
 
 def test_too_few_good_clients_fail_the_run_and_keep_the_last_good_model(tmp_path):
