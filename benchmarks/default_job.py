@@ -20,14 +20,9 @@ from time import perf_counter
 import numpy as np
 
 from benchmarks.figures import heading, spread
-from fl_app.assembly import build_task, open_data
-from fl_app.checkpoint import Checkpoint
 from fl_app.config import RunConfig
 from fl_app.job import new_job, run_job
 from fl_app.profiles import load_profile
-from fl_app.rows import PreparedRows, standardizer
-from tasks.base import Rows
-from tasks.logistic import LogisticTask
 
 STRATEGIES = ("fedavg", "fednewton")
 ENGINES = ("flower", "inline")
@@ -61,21 +56,9 @@ def accuracies(seed: int) -> list[float]:
             if status:
                 raise RuntimeError(summary["error"])
             if not found:
-                found.append(pooled_accuracy(Checkpoint.read(job.folder.checkpoint)))
+                found.append(summary["baselines"]["pooled"]["accuracy"])
             found.append(summary["metrics"]["accuracy"])
     return found
-
-
-def pooled_accuracy(run: Checkpoint) -> float:
-    """Test accuracy of the optimum of the run's objective on the rows of all its clients."""
-    config, data = run.config, open_data(run.config)
-    task = build_task(config, data.schema)
-    if not isinstance(task, LogisticTask):
-        raise TypeError(f"expected the default task, got {type(task).__name__}")
-    rows = PreparedRows(config, standardizer(run.statistics))
-    shards = [rows.shard(client) for client in data.clients]
-    train = Rows(np.concatenate([s.train.x for s in shards]), np.concatenate([s.train.y for s in shards]))
-    return task.evaluate(task.solve(train, l1=config.l1, l2=config.l2), rows.test_rows())["accuracy"]
 
 
 def wall_time(engine: str) -> float:

@@ -79,12 +79,10 @@ class WideClient(NumPyClient):
 def main(grid: Grid, context: Context) -> None:
     """Writes the bytes after enrolment, at the peak of a round and after it, and its seconds, folded and not."""
     config = RunConfig.parse(context.run_config)
-    enrolment = Enrolment(config, wants_moments=False)
-    enrolment.open(grid)
-    if enrolment.schema is None:
-        raise RuntimeError("no client has enrolled")
-    task, strategy = build_task(config, enrolment.schema), build_strategy(config)
-    common = ConfigRecord(Common("benchmark", train_metrics=False, statistics=None).values())
+    enrolment = Enrolment(config)
+    design = enrolment.open(grid)
+    task, strategy = build_task(config, design.schema), build_strategy(config)
+    common = ConfigRecord(Common("benchmark", train_metrics=False, design=design).values())
     measured = []
     for fold in (True, False):
         params = wire.params_record(task.initial_arrays(config.seed))

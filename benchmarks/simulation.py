@@ -26,9 +26,10 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.figures import heading, ratios, spread
 from benchmarks.flower_app import SIMULATION, run_flower_app
-from fl_app.assembly import build_strategy, build_task, fit_config, open_data
+from fl_app.assembly import build_strategy, build_task, fit_config, local_design
 from fl_app.config import RunConfig
 from fl_app.job import new_job, run_job
+from fl_app.rows import prepared_rows
 from strategies.sampling import derive_seed, round_rng
 from tasks.base import Arrays, Shard
 
@@ -78,7 +79,7 @@ def run_app(config: RunConfig) -> tuple[float, Arrays]:
 
 def run_loop(config: RunConfig, shards: dict[str, Shard]) -> tuple[float, Arrays]:
     """The same in a plain loop."""
-    task, sampler = build_task(config, open_data(config).schema), build_strategy(config).basics.sampler
+    task, sampler = build_task(config, local_design(config).schema), build_strategy(config).basics.sampler
     params = task.initial_arrays(config.seed)
     seconds = []
     with threadpool_limits(config.threads):
@@ -117,13 +118,15 @@ def _config(clients: int, cohort: int, rounds: int) -> RunConfig:
             "batch-size": 10,
             "test-fraction": 0.0,
             "standardize": "none",
+            "baselines": False,
+            "standard-errors": False,
         }
     )
 
 
 def _shards(config: RunConfig) -> dict[str, Shard]:
-    data = open_data(config)
-    return {client: data.shard(client) for client in data.clients}
+    rows = prepared_rows(config, local_design(config))
+    return {client: rows.shard(client) for client in rows.clients}
 
 
 def _print(cohort: int, seconds: Seconds, difference: float) -> None:

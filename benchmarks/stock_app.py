@@ -17,8 +17,9 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 from threadpoolctl import threadpool_limits
 
-from fl_app.assembly import build_task, fit_config, open_data
+from fl_app.assembly import build_task, fit_config, local_design
 from fl_app.config import RunConfig
+from fl_app.rows import prepared_rows
 from strategies.sampling import derive_seed
 from tasks.base import Shard
 
@@ -37,7 +38,7 @@ def main(grid: Grid, context: Context) -> None:
     def note_time(number: int, arrays: ArrayRecord) -> None:
         ends.append(time.monotonic())
 
-    params = build_task(config, open_data(config).schema).initial_arrays(config.seed)
+    params = build_task(config, local_design(config).schema).initial_arrays(config.seed)
     FedAvg(
         fraction_train=config.clients_per_round / config.num_clients,
         fraction_evaluate=0.0,
@@ -57,7 +58,7 @@ def train(message: Message, context: Context) -> Message:
     shard = _shard(config, int(context.node_config["partition-id"]))
     seed = derive_seed(config.seed, "fit", number, shard.client)
     with threadpool_limits(config.threads):
-        task = build_task(config, open_data(config).schema)
+        task = build_task(config, local_design(config).schema)
         arrays, examples, _ = task.make_client(shard).fit(params, fit_config(config, number, "train", seed=seed))
     reply = RecordDict({"arrays": ArrayRecord(arrays), "metrics": MetricRecord({"num-examples": examples})})
     return Message(reply, reply_to=message)
@@ -65,5 +66,5 @@ def train(message: Message, context: Context) -> Message:
 
 @cache
 def _shard(config: RunConfig, partition: int) -> Shard:
-    data = open_data(config)
-    return data.shard(data.clients[partition])
+    rows = prepared_rows(config, local_design(config))
+    return rows.shard(rows.clients[partition])

@@ -1,6 +1,8 @@
 """From a run configuration to the objects of a run. Server and nodes call the same functions with the same result."""
 
+from dataclasses import replace
 from functools import lru_cache
+from typing import cast
 
 import numpy as np
 from safetensors import SafetensorError
@@ -15,7 +17,9 @@ from strategies.stopping import StopRule
 from strategies.update import Arrays
 from strategies.work import template_of
 from tasks.base import Schema, Task
-from tasks.data.base import Dataset, DataSource, Split
+from tasks.data.agreement import Rules, agree, check_rows, describe, sort_out
+from tasks.data.base import Dataset, DataSource, OwnFile, Split
+from tasks.data.design import Design
 from tasks.schedules import learning_rate
 
 Scalar = bool | bytes | float | int | str
@@ -36,24 +40,75 @@ def build_dataset(config: RunConfig) -> Dataset:
     return dataset
 
 
+def rules(config: RunConfig) -> Rules:
+    """How the clients of a run agree on their columns."""
+    dataset = build_dataset(config)
+    return Rules(config.standardize, dataset.missing, dataset.positive, config.min_examples)
+
+
 @lru_cache(maxsize=4)
-def open_data(config: RunConfig) -> DataSource:
-    """The clients and their rows: the same in every process. Raises Refused where the rows cannot be dealt so."""
+def open_data(config: RunConfig, own: OwnFile | None = None) -> DataSource:
+    """The clients and their rows: the same in every process; at a site with a file of its own, its one client.
+
+    Raises Refused where there are none or they cannot be dealt so.
+    """
     split = Split(
         num_clients=config.num_clients,
         partition=registry.build("partition", config.partition, config.partition_args),
         test_fraction=config.test_fraction,
         seed=config.seed,
+        target=cast(type[Task], registry.resolve("task", config.task)).target,
     )
     dataset = build_dataset(config)
+    if own is not None:
+        try:
+            return dataset.for_site(own).open(split)
+        except ValueError as error:
+            raise Refused("the site's data cannot be used", f"client {own.client}", str(error)) from error
     if not dataset.partitioned and config.partition != RunConfig.model_fields["partition"].default:
         remedy = "these data are born divided: leave partition out, and see their own arguments with fl-app list"
         raise Refused(f"partition={config.partition}", f"data={config.data}", remedy)
     try:
         return dataset.open(split)
     except ValueError as error:
-        where = f"data={config.data} partition={config.partition} num-clients={config.num_clients}"
-        raise Refused("the rows cannot be dealt to the clients", where, str(error)) from error
+        raise Refused("the data cannot be used", f"data={config.data}", str(error)) from error
+
+
+@lru_cache(maxsize=4)
+def local_design(config: RunConfig) -> Design:
+    """The design that enrolment will come to, from data that can be opened here.
+
+    Where the server does not hold them, of the first client alone: columns, but no statistics. Raises Refused, naming
+    the client, where the clients' columns do not go together or their rows cannot be used.
+    """
+    data, agreed = open_data(config), rules(config)
+    clients = data.clients
+    if not build_dataset(config).server_held:
+        clients, agreed = clients[:1], replace(agreed, standardize="none", missing="mean", positive="", min_examples=1)
+    descriptions = {}
+    for client in clients:
+        try:
+            division = data.divide(client)
+            check_rows(division.test, agreed)
+            descriptions[client] = describe(division.train, agreed)
+        except ValueError as error:
+            raise Refused("the rows cannot be used", f"client {client}", str(error)) from error
+    _, refused = sort_out(descriptions)
+    for client, why in refused.items():
+        raise Refused("the clients' columns differ", f"client {client}", why)
+    try:
+        design = agree(descriptions, agreed)
+    except ValueError as error:
+        raise Refused("the clients cannot agree on their columns", f"data={config.data}", str(error)) from error
+    if len(design.classes) == 1:
+        what = f"every row has {design.label} = {design.classes[0]!r}"
+        raise Refused(what, f"data={config.data}", "a model needs two classes: is it the right label column?")
+    for client in descriptions:
+        try:
+            design.targets(data.divide(client).test)
+        except ValueError as error:
+            raise Refused("the test rows cannot be used", f"client {client}", str(error)) from error
+    return design
 
 
 @lru_cache(maxsize=4)
@@ -70,7 +125,11 @@ def build_task(config: RunConfig, schema: Schema) -> Task:
             raise Refused(f"unknown metric {metric!r}", f"stop={config.stop}", suggestion(metric, measured))
         if config.test_fraction == 0:
             raise Refused(f"stop={config.stop} reads {metric}", "test-fraction=0", "keep some rows for tests")
-    fit = fit_config(config, 1, strategy.work.request, seed=0)
+    fit = {**fit_config(config, 1, strategy.work.request, seed=0), **strategy.work.settings}
+    for option in strategy.work.settings:
+        if option not in task.fit_options:
+            remedy = f"{config.task} heeds {', '.join(task.fit_options) or 'no such key'}: use another strategy"
+            raise Refused(f"{config.task} does not heed {option}", f"strategy={config.strategy} needs it", remedy)
     try:
         task.check_config(fit)
     except ValueError as error:
@@ -118,4 +177,6 @@ def fit_config(config: RunConfig, round: int, request: str, *, seed: int, metric
         "l2": config.l2,
         "seed": seed,
         "metrics": metrics,
+        "device": config.device,
+        "threads": config.threads,
     }

@@ -6,7 +6,7 @@ is pickled. Randomness needs no entry: every draw is derived from (seed, round, 
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,11 @@ from safetensors import SafetensorError, safe_open
 
 from fl_app.config import RunConfig
 from fl_app.errors import Refused
-from fl_app.rows import Statistics
 from fl_app.tensors import tensor_bytes
 from strategies.base import ServerState
-from tasks.base import Schema
+from tasks.data.design import Design
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -32,9 +31,8 @@ class Checkpoint:
     config: RunConfig
     job: str
     state: ServerState
-    schema: Schema
+    design: Design
     array_names: tuple[str, ...]
-    statistics: Statistics | None
     clients: int
     metrics_on: str
     startup_s: float
@@ -50,9 +48,8 @@ class Checkpoint:
             "job": self.job,
             "round": self.state.round,
             "used_rounds": self.state.used_rounds,
-            "schema": asdict(self.schema),
+            "design": self.design.to_json(),
             "array_names": self.array_names,
-            "statistics": self.statistics,
             "clients": self.clients,
             "metrics_on": self.metrics_on,
             "startup_s": self.startup_s,
@@ -82,26 +79,23 @@ class Checkpoint:
             return cls._from(about, arrays)
         except (SafetensorError, OSError) as error:
             raise Refused("damaged checkpoint", str(path), f"start a new run ({error})") from error
-        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
-            raise Refused("no checkpoint of this version", str(path), "name the folder of an fl-app run") from error
         except Refused as error:
             raise Refused("its configuration is none of this version's", str(path), str(error)) from error
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise Refused("no checkpoint of this version", str(path), "name the folder of an fl-app run") from error
 
     @classmethod
     def _from(cls, about: dict[str, Any], arrays: dict[str, Any]) -> "Checkpoint":
         if about["format"] != FORMAT:
             raise KeyError(f"format {about['format']}")
-        schema = about["schema"]
-        statistics = about["statistics"]
         return cls(
             config=RunConfig.parse(about["config"]),
             job=about["job"],
             state=ServerState(
                 about["round"], _numbered(arrays, "params"), _numbered(arrays, "optimizer"), about["used_rounds"]
             ),
-            schema=Schema(tuple(schema["features"]), schema["label"], tuple(schema["classes"])),
+            design=Design.from_json(about["design"]),
             array_names=tuple(about["array_names"]),
-            statistics=statistics and (tuple(statistics[0]), tuple(statistics[1])),
             clients=about["clients"],
             metrics_on=about["metrics_on"],
             startup_s=about["startup_s"],

@@ -12,12 +12,16 @@ import click
 import typer
 
 from fl_app import __version__
+from fl_app.commands import words
+from fl_app.commands.check import check
+from fl_app.commands.compare import compare
+from fl_app.commands.model import predict, show
 from fl_app.config import KEYS, RunConfig
 from fl_app.console import WIDTH, Progress
 from fl_app.errors import Refused, one_line
 from fl_app.job import Engine, Job, new_job, resumed_job, run_job
-from fl_app.profiles import Profile, load_profile
-from fl_app.registry import REGISTRIES, arguments, resolve, summary_line
+from fl_app.profiles import Profile, chosen_profile
+from fl_app.registry import REGISTRIES, describe, names
 from fl_app.report import closing_lines
 
 cli = typer.Typer(
@@ -61,10 +65,15 @@ def run(
     """
     if engine not in ("flower", "inline"):
         raise Refused(f"engine {engine!r}", "--engine", "expected flower or inline")
-    for option, folder in (("--out", out), ("--resume", resume)):
-        if folder is not None and not folder.strip():
-            raise Refused("no folder", f'{option} ""', "name one")
-    job = _job(_profile(profile, nodes), _pairs(c or []), "inline" if engine == "inline" else "flower", out, resume)
+    if resume is not None and not resume.strip():
+        raise Refused("no folder", '--resume ""', "name one")
+    job = _job(
+        chosen_profile(profile, nodes, Path.cwd()),
+        words.pairs(c or []),
+        "inline" if engine == "inline" else "flower",
+        out,
+        resume,
+    )
     with Progress(job.config.rounds, job.clients) as progress:
         progress.status("starting Flower ..." if engine == "flower" else "training")
         summary, status = run_job(job, progress.round)
@@ -83,8 +92,8 @@ def list_(
     debug: Annotated[bool, typer.Option("--debug", show_default=False, help="show tracebacks")] = False,
 ) -> None:
     """List what a run can be made of, with all arguments, and the keys of a run."""
-    plural = {"task": "tasks", "strategy": "strategies", "data": "data", "partition": "partitions", "stop": "stops"}
-    listing = {plural[kind]: [_describe(kind, name) for name in names] for kind, names in REGISTRIES.items()}
+    plural = {"strategy": "strategies", "data": "data"}
+    listing = {plural.get(kind, f"{kind}s"): [describe(kind, name) for name in names(kind)] for kind in REGISTRIES}
     if as_json:
         print(json.dumps(listing, indent=2))
         return
@@ -99,6 +108,10 @@ def list_(
     for key, field in KEYS.items():
         default = json.dumps(defaults[key]).strip('"')
         print(_wrapped(f"  {key}: {field.description}" + (f" (default {default})" if default else ""), indent=4))
+
+
+for command in (compare, predict, show, check):
+    cli.command()(command)
 
 
 def main() -> None:
@@ -135,35 +148,10 @@ def _job(profile: Profile, texts: Mapping[str, str], engine: Engine, out: str | 
         if out is not None:
             raise Refused("--out with --resume", f"--resume {resume}", "a resumed run goes on in its own folder")
         return resumed_job(Path(resume), texts, profile, engine)
-    if out is not None and "out" in texts:
-        raise Refused("two output folders", f"--out {out} and -c out={texts['out']}", "give one")
-    config = RunConfig.parse_texts({**texts, "out": out} if out is not None else texts)
+    config = words.config_with_out(texts, out)
     if config.resume:
         raise Refused("resume=true", "-c resume=true", "use --resume DIR")
     return new_job(config, profile, engine, Path.cwd())
-
-
-def _profile(name: str | None, nodes: int | None) -> Profile:
-    profile = load_profile(name, Path.cwd())
-    return profile if nodes is None else profile.with_num_supernodes(nodes)
-
-
-def _pairs(words: list[str]) -> dict[str, str]:
-    pairs: dict[str, str] = {}
-    for word in words:
-        key, equals, value = word.partition("=")
-        if not equals:
-            raise Refused(f"{word!r} is no KEY=VALUE", f"-c {word}", "write -c KEY=VALUE")
-        if key in pairs:
-            raise Refused(f"{key!r} is given twice", f"-c {word}", "give it once")
-        pairs[key] = value
-    return pairs
-
-
-def _describe(kind: str, name: str) -> dict[str, Any]:
-    cls = resolve(kind, name)
-    args = [{"name": a.name, "type": a.type, "default": a.default, "doc": a.doc} for a in arguments(cls)]
-    return {"name": name, "doc": summary_line(cls), "args": args}
 
 
 def _wrapped(text: str, indent: int) -> str:

@@ -1,6 +1,7 @@
 """The ClientApp: Flower messages in, `fl_app.local_round` and `fl_app.enrolment` at work, messages out."""
 
 from collections.abc import Callable
+from functools import partial
 from logging import ERROR
 
 from flwr.app import Context, Error, Message, RecordDict
@@ -10,8 +11,8 @@ from flwr.common.logger import log
 from threadpoolctl import threadpool_limits
 
 from fl_app import enrolment, local_round
-from fl_app.config import RunConfig
 from fl_app.site import Common, Site
+from fl_app.variants import variant_config, variant_of
 from strategies import wire
 
 app = ClientApp()
@@ -22,7 +23,7 @@ def enrol(message: Message, context: Context) -> Message:
     """Say which clients this node hosts."""
 
     def content() -> RecordDict:
-        config = RunConfig.parse(context.run_config)
+        config = variant_config(context.run_config, variant_of(wire.read_config(message.content)))
         return enrolment.answer(config, context.node_config, message.content)
 
     return _reply(message, content)
@@ -31,13 +32,25 @@ def enrol(message: Message, context: Context) -> Message:
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Train the clients that the message names."""
-    return _reply(message, lambda: _work(local_round.train, message, context))
+
+    def content() -> RecordDict:
+        beside = wire.read_beside(message.content)
+        return _work(partial(local_round.train, beside=beside), message, context)
+
+    return _reply(message, content)
 
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Measure the model on the test rows of the clients that the message names."""
     return _reply(message, lambda: _work(local_round.evaluate, message, context))
+
+
+@app.query("survey")
+def survey(message: Message, context: Context) -> Message:
+    """Measure the final model, and where asked its curvature."""
+    curvature = bool(wire.read_config(message.content)["curvature"])
+    return _reply(message, lambda: _work(partial(local_round.survey, curvature=curvature), message, context))
 
 
 def _work(work: local_round.Work, message: Message, context: Context) -> RecordDict:

@@ -38,7 +38,7 @@ class RunConfig(BaseModel):
     strategy_args: Text = Field("", description="arguments of the strategy")
     partition: Text = Field("iid", description="how rows are dealt to clients")
     partition_args: Text = Field("", description="arguments of the partition")
-    num_clients: Count = Field(10, description="how many clients there are; 0 = as many as the data say")
+    num_clients: Count = Field(0, description="how many clients there are; 0 = as many as the data say, else 10")
     clients_per_round: Count = Field(0, description="how many are drawn for a round; 0 = all")
     rounds: Positive = Field(20, description="how many rounds at most")
     seed: Count = Field(0, description="the same seed gives the same model, to the bit")
@@ -61,6 +61,10 @@ class RunConfig(BaseModel):
         0,
         description="rounds between evaluations by the clients; 0 = at the end (a server with test rows: every round)",
     )
+    baselines: bool = Field(
+        True, description="compare with pooled rows and with each client alone, where all rows can be opened"
+    )
+    standard_errors: bool = Field(True, description="of a linear model's coefficients, by one more exchange at the end")
     min_clients: Positive = Field(2, description="fewer good updates than this and a round does not count")
     round_timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
         600.0, description="how long to wait for the nodes in one exchange"
@@ -75,8 +79,12 @@ class RunConfig(BaseModel):
     device: Text = Field("auto", description="where models are trained: auto or cpu")
     threads: Positive = Field(1, description="CPU threads of a process; more make small models slower")
     init: Text = Field("", description="a model.safetensors to start from")
+    sinks: Text = Field("", description='where round reports go besides rounds.jsonl: "tensorboard mlflow"')
     out: Text = Field("", description="folder of the results; empty = runs/TIME-TASK-STRATEGY")
     resume: bool = Field(False, description="go on from the checkpoint in out (for `flwr run`; fl-app has --resume)")
+    variants: Text = Field(
+        "", description="several runs in one, as a JSON list of their keys: what fl-app compare sets"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> "RunConfig":
@@ -118,7 +126,7 @@ class RunConfig(BaseModel):
 
     def sha256(self) -> str:
         """Of the keys that decide what is computed; not of where its results go."""
-        values = {k: v for k, v in self.values().items() if k not in ("out", "resume")}
+        values = {k: v for k, v in self.values().items() if k not in ("sinks", "out", "resume")}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 

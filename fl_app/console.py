@@ -45,6 +45,11 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
 
+    @property
+    def is_live(self) -> bool:
+        """Whether there is a bar, on a terminal."""
+        return self._bar is not None
+
     def status(self, text: str) -> None:
         """Say what goes on until the next round, such as ``starting Flower ...``."""
         if self._bar is None:
@@ -54,11 +59,14 @@ class Progress:
 
     def round(self, line: Mapping[str, Any]) -> None:
         """Show one object of ``rounds.jsonl``."""
-        text = round_line(line, self._rounds, self._clients)
+        self.line(round_line(line, self._rounds, self._clients), line["round"])
+
+    def line(self, text: str, completed: int) -> None:
+        """Show a line for good, and how much is completed."""
         if self._bar is None:
             self._print(text)
         else:
-            self._bar.update(self._task, completed=line["round"], description="training")
+            self._bar.update(self._task, completed=completed, description="training")
             self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def _print(self, text: str) -> None:

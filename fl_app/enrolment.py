@@ -1,14 +1,16 @@
 """Before round 1, and for every node that joins later: which clients a node hosts and what their data look like.
 
-One QUERY a node. The answer holds the versions there, the clients with their numbers of training rows, the columns,
-and for global standardisation the count, mean and squared deviations of each client's features, merged at the server
-in the order of the client ids: the same to the bit however clients are spread over nodes.
+One QUERY a node. The answer holds the versions there and, of each client, its description: the number of training rows,
+the columns with their kinds and categories, and where means are needed the count, mean and squared deviations of each
+number. What comes of them does not depend on the order of the answers, nor on how clients are spread over nodes.
 """
 
+import json
 import time
-from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from itertools import accumulate, pairwise
 from logging import INFO, WARNING
 from typing import Any
 
@@ -16,24 +18,31 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.common.logger import log
 from flwr.serverapp import Grid
+from pydantic import TypeAdapter, ValidationError
 
 from fl_app import __version__
-from fl_app.assembly import open_data
+from fl_app.assembly import open_data, rules
 from fl_app.config import RunConfig
 from fl_app.errors import Refused
-from fl_app.rows import Statistics, prepared_rows
-from fl_app.site import hosted_clients
+from fl_app.site import check_reading, hosted_clients, own_file
+from fl_app.variants import named
 from strategies import wire
 from strategies.base import TooFewClients
 from strategies.roster import Member, Roster
-from tasks.base import Schema
-from tasks.data.preprocessing import Moments, Standardizer
+from strategies.update import Arrays
+from tasks.data.agreement import LONGEST_NAME, Common, Description, agree, check_names, check_rows, describe, sort_out
+from tasks.data.design import Design
+from tasks.data.moments import Moments
+from tasks.data.table import Columns
 
 QUERY = "query.enrol"
 POLL_S = 0.1
 ASKED_AT_MOST = 3
-LONGEST_NAME = 200
+MOST_EXAMPLES = 2**40  # of one client: sums over a million clients still fit an int64
 LARGEST_MOMENT = 1e60  # their squares still add up; NaN and infinity are refused by Moments
+
+_COLUMNS = TypeAdapter(Columns)
+_MISSING = TypeAdapter(list[tuple[str, ...]])
 
 
 # ------------------------------------------------------------------------------------------------ the node's half
@@ -45,37 +54,44 @@ def answer(config: RunConfig, node_config: Any, question: RecordDict) -> RecordD
     asked = wire.read_config(question)
     if (asked["wire"], asked["app"]) != (wire.VERSION, __version__):
         return RecordDict({"versions": versions})
-    data = open_data(config)
-    # Unscaled rows are made once: they stay at hand for training.
-    shard_of = prepared_rows(config, None).shard if config.standardize == "none" else data.shard
-    present: list[tuple[str, int, Moments]] = []
+    check_reading(config, node_config)
+    data, agreed = open_data(config, own_file(node_config)), rules(config)
+    if asked["agreed"]:  # the design is frozen: names and kinds are enough
+        agreed = replace(agreed, min_examples=MOST_EXAMPLES)
+    told: dict[str, Description] = {}
     unreadable: list[str] = []
     for client in hosted_clients(config, node_config):
         try:
-            train = shard_of(client).train
-            present.append((client, len(train), Moments.of(train.x if asked["moments"] else train.x[:0])))
+            division = data.divide(client)
+            check_rows(division.test, agreed)
+            told[client] = describe(division.train, agreed)
         except Exception as error:  # whatever is wrong with one client's rows is not its neighbours' concern
             log(WARNING, "the rows of client %s cannot be used: %s: %s", client, type(error).__name__, error)
             unreadable.append(client)
-    # The mean and variance of a few rows are those rows: too small a client sends none.
-    senders = [(client, moments) for client, n, moments in present if asked["moments"] and n >= config.min_examples]
+    content = descriptions_record(told)
+    content["enrolment"]["unreadable"] = unreadable
+    content["enrolment"]["population"] = len(data.clients)
+    return RecordDict({"versions": versions, **content})
+
+
+def descriptions_record(told: Mapping[str, Description]) -> dict[str, Any]:
+    """Descriptions as records; clients of one node mostly have the same columns, which are sent once."""
+    place: dict[Columns, int] = {}
+    columns_of = [place.setdefault(description.columns, len(place)) for description in told.values()]
+    senders = {client: d.moments for client, d in told.items() if d.moments is not None}
     enrolment = ConfigRecord(
         {
-            "clients": [client for client, _, _ in present],
-            "num-examples": [n for _, n, _ in present],
-            "unreadable": unreadable,
-            "population": len(data.clients),
-            "features": list(data.schema.features),
-            "label": data.schema.label,
-            "classes": list(data.schema.classes),
-            "moments": [client for client, _ in senders],
+            "clients": list(told),
+            "num-examples": [description.num_examples for description in told.values()],
+            "columns": [_COLUMNS.dump_json(columns).decode() for columns in place],
+            "columns-of": columns_of,
+            "missing": json.dumps([description.missing for description in told.values()]),
+            "moments": list(senders),
         }
     )
-    content = RecordDict({"versions": versions, "enrolment": enrolment})
-    if asked["moments"]:
-        columns = zip(*(moments.to_arrays() for _, moments in senders), strict=True)
-        content["moments"] = ArrayRecord.from_numpy_ndarrays([np.stack(column) for column in columns])
-    return content
+    parts = zip(*(moments.to_arrays() for moments in senders.values()), strict=True)
+    moments = ArrayRecord.from_numpy_ndarrays([np.concatenate(part) for part in parts])
+    return {"enrolment": enrolment, "moments": moments}
 
 
 # ---------------------------------------------------------------------------------------------- the server's half
@@ -85,28 +101,28 @@ def answer(config: RunConfig, node_config: Any, question: RecordDict) -> RecordD
 class Enrolment:
     """The clients that have enrolled: a `RosterSource` that asks every node, also those that come later.
 
-    `schema` and `known`, the client ids, are given where the server has the data too; nobody else is admitted then.
-    Otherwise the schema is that of the most clients. `statistics` are merged from what is here when `open` returns;
-    who joins later uses them as they are.
+    `known`, the client ids, is given where the server has the data too; nobody else is admitted then. The `design` is
+    that of an earlier run, or agreed from the descriptions that are here when `open` returns; who joins later uses it
+    as it is. `variant` is the run's number where several are played in one.
 
     Nodes are never waited for one by one: a node that does not answer keeps nobody else out.
     """
 
     config: RunConfig
-    wants_moments: bool
-    schema: Schema | None = None
     known: frozenset[str] | None = None
+    design: Design | None = None
+    variant: int | None = None
     _members: dict[str, Member] = field(default_factory=dict)
-    _moments: dict[str, Moments] = field(default_factory=dict)
+    _told: dict[str, Description] = field(default_factory=dict)  # until there is a design
     _refused: dict[str, str] = field(default_factory=dict)  # client or node -> why
     _asked: dict[int, int] = field(default_factory=dict)  # node -> how often
     _flying: dict[str, int] = field(default_factory=dict)  # message id -> node
     _population: int = 0
 
-    def open(self, grid: Grid) -> None:
-        """Wait until all clients are there, at most `enrol-timeout-s`; then go on with those that are.
+    def open(self, grid: Grid) -> Design:
+        """Wait until all clients are there, at most `enrol-timeout-s`; then go on with those whose columns agree.
 
-        Raises TooFewClients when they are fewer than min-clients.
+        Raises TooFewClients when they are fewer than min-clients, Refused where they come to no design.
         """
         deadline = time.monotonic() + self.config.enrol_timeout_s
         while True:
@@ -115,6 +131,7 @@ class Enrolment:
             if len(self._members) >= expected or time.monotonic() >= deadline:
                 break
             time.sleep(POLL_S)
+        good = self._sort_out() if self.design is None else {}
         here = len(self._members)
         self._refuse((f"node {node}" for node in self._flying.values()), "it has not answered yet")
         reasons = "".join(f"; {who}: {why}" for who, why in list(self._refused.items())[:3])
@@ -126,7 +143,13 @@ class Enrolment:
         if here < expected:
             log(WARNING, "going on with %d of %d clients%s", here, expected, reasons)
         log(INFO, "%d clients on %d nodes have enrolled", here, len({m.node for m in self._members.values()}))
-        self.wants_moments = False
+        if self.design is None:
+            try:
+                self.design = agree(good, rules(self.config))
+            except ValueError as error:
+                raise Refused("the clients cannot agree on their columns", "enrolment", str(error)) from error
+            self._told.clear()
+        return self.design
 
     def current(self, grid: Grid) -> Roster:
         """The enrolled clients whose nodes are connected; nodes that have joined are asked, and not waited for."""
@@ -134,27 +157,31 @@ class Enrolment:
         connected = set(grid.get_node_ids())
         return Roster(member for member in self._members.values() if member.node in connected)
 
+    @property
+    def clients(self) -> tuple[str, ...]:
+        """All that have enrolled, sorted."""
+        return tuple(sorted(self._members))
+
     def __len__(self) -> int:
         return len(self._members)
 
-    def statistics(self) -> Statistics:
-        """Mean and scale of each feature over the training rows of all clients that sent theirs. Raises Refused."""
-        if not self._moments:
-            raise Refused(
-                "no client sent statistics",
-                f"none has min-examples={self.config.min_examples} training rows",
-                "lower min-examples, use fewer clients, or set standardize=local",
-            )
-        merged = Moments.merge([moments for _, moments in sorted(self._moments.items())])
-        scaling = Standardizer.of(merged)
-        return tuple(scaling.mean.tolist()), tuple(scaling.scale.tolist())
+    def _sort_out(self) -> dict[str, Description]:
+        """Leave out the clients whose columns do not go with those of most."""
+        if not self._told:
+            return {}
+        good, refused = sort_out(self._told)
+        for client, why in refused.items():
+            self._members.pop(client, None)
+            self._refuse([client], why)
+        return good
 
     def _poll(self, grid: Grid) -> None:
         """Ask the nodes that have not been asked, or failed to answer, and take in what answers are there."""
         connected = set(grid.get_node_ids())
         waiting = set(self._flying.values())
         new = [n for n in sorted(connected) if n not in waiting and self._asked.get(n, 0) < ASKED_AT_MOST]
-        config = ConfigRecord({"wire": wire.VERSION, "app": __version__, "moments": self.wants_moments})
+        agreed = self.design is not None
+        config = ConfigRecord({"wire": wire.VERSION, "app": __version__, "agreed": agreed, **named(self.variant)})
         messages = [Message(RecordDict({"config": config}), node, QUERY) for node in new]
         delivered = set(grid.push_messages(messages)) if messages else set()
         for message in messages:
@@ -165,12 +192,7 @@ class Enrolment:
             for reply in replies:
                 node = self._flying.pop(reply.metadata.reply_to_message_id)
                 entries += [(entry, node) for entry in self._read(node, reply)]
-        if self.schema is None and entries:
-            votes = Counter({entry.schema: 0 for entry, _ in entries})
-            for entry, _ in sorted(entries, key=lambda item: item[0].clients):
-                votes[entry.schema] += len(entry.clients)
-            self.schema = votes.most_common(1)[0][0]
-        for entry, node in sorted(entries, key=lambda item: item[0].clients):  # not in the order of the replies
+        for entry, node in sorted(entries, key=lambda item: list(item[0].told)):  # not in the order of the replies
             self._admit(node, entry, connected)
 
     def _read(self, node: int, reply: Message) -> "list[_Entry]":
@@ -182,22 +204,16 @@ class Enrolment:
         self._refused.pop(f"node {node}", None)
         try:
             return [_Entry.read(reply.content)]
-        except wire.WireError as error:
+        except ValueError as error:  # a WireError, or moments that cannot be
             self._refuse([f"node {node}"], str(error))
             return []
 
     def _admit(self, node: int, entry: "_Entry", connected: set[int]) -> None:
-        if self.schema is not None and entry.schema != self.schema:
-            self._refuse(entry.clients, _difference(entry.schema, self.schema))
-            return
-        try:
-            moments = entry.moments() if self.wants_moments else {}
-        except ValueError as error:  # a WireError, or moments that cannot be
-            self._refuse(entry.clients, str(error))
-            return
         self._refuse(entry.unreadable, "its rows cannot be used: see the log of its node")
+        for client, fault in entry.faults.items():
+            self._refuse([client], fault)
         self._population = max(self._population, entry.population)
-        for client, examples in zip(entry.clients, entry.num_examples, strict=True):
+        for client, description in entry.told.items():
             member = self._members.get(client)
             if self.known is not None and client not in self.known:
                 self._refuse([client], "the data have no such client")
@@ -205,13 +221,21 @@ class Enrolment:
                 self._refuse([f"{client} on node {node}"], "another node hosts a client of this name: rename one")
             elif member is None and self.config.num_clients and len(self._members) >= self.config.num_clients:
                 self._refuse([client], f"num-clients={self.config.num_clients} are here already")
-            elif examples < 1:
+            elif description.num_examples < 1:
                 self._refuse([client], "it has no training rows")
+            elif why := self._too_late(description):
+                self._refuse([client], why)
             else:
-                self._members[client] = Member(client, node, examples)
+                self._members[client] = Member(client, node, description.num_examples)
                 self._refused.pop(client, None)
-                if client in moments:
-                    self._moments[client] = moments[client]
+                if self.design is None:
+                    self._told[client] = description
+
+    def _too_late(self, description: Description) -> str | None:
+        """Why a client does not fit the design that is frozen already."""
+        if self.design is None:
+            return None
+        return _not_in(self.design, description.columns)
 
     def _refuse(self, who: Iterable[str], why: str) -> None:
         for name in who:
@@ -220,62 +244,94 @@ class Enrolment:
             self._refused[name] = why
 
 
+@lru_cache(maxsize=16)  # the clients of a node mostly have the same columns
+def _not_in(design: Design, columns: Columns) -> str | None:
+    if why := Common.of([design.raw_columns]).clash(columns):
+        return why
+    unknown = [name for name in columns.classes if name not in design.classes]
+    return f"its label has the class {unknown[0]!r}, which the model has not learned" if unknown else None
+
+
 @dataclass(frozen=True)
 class _Entry:
-    """What a node said of itself, parsed."""
+    """What a node said of itself, parsed. faults: why a client's description cannot be used."""
 
-    content: RecordDict
-    clients: tuple[str, ...]
-    num_examples: tuple[int, ...]
+    told: Mapping[str, Description]
+    faults: Mapping[str, str]
     unreadable: tuple[str, ...]
     population: int
-    schema: Schema
 
     @classmethod
     def read(cls, content: RecordDict) -> "_Entry":
-        """Raises WireError, naming both versions where they differ."""
+        """Raises WireError, naming both versions where they differ, and ValueError for moments that cannot be."""
         versions = wire.get_record(content, "versions", ConfigRecord)
         for name, key, here in (("fl-app", "app", __version__), ("wire format", "wire", wire.VERSION)):
             if versions.get(key) != here:
                 there = versions.get(key)
                 raise wire.WireError(f"{name} {there!s} there, {here} here: install the same version on both")
         entry = wire.get_record(content, "enrolment", ConfigRecord)
-        clients, counts = wire.get_strings(entry, "clients"), wire.get_value(entry, "num-examples", list)
-        if len(clients) != len(counts) or not all(isinstance(count, int) for count in counts):
-            raise wire.WireError(f"{len(clients)} clients and {len(counts)} numbers of examples")
-        unreadable, features = wire.get_strings(entry, "unreadable"), wire.get_strings(entry, "features")
-        label, classes = wire.get_value(entry, "label", str), wire.get_strings(entry, "classes")
-        for name in (*clients, *unreadable, *features, label, *classes):
+        clients, unreadable = wire.get_strings(entry, "clients"), wire.get_strings(entry, "unreadable")
+        for name in (*clients, *unreadable):
             if not name.isprintable() or not 0 < len(name) <= LONGEST_NAME:
-                raise wire.WireError(f"a name is empty, over {LONGEST_NAME} characters or not printable: {name[:20]!r}")
-        population = wire.get_value(entry, "population", int)
-        return cls(content, clients, tuple(counts), unreadable, population, Schema(features, label, classes))
-
-    def moments(self) -> dict[str, Moments]:
-        """Those of the clients that sent theirs, one row an array. Raises ValueError for what cannot be moments."""
-        senders = wire.get_strings(wire.get_record(self.content, "enrolment", ConfigRecord), "moments")
-        if not senders:
-            return {}
-        columns = wire.read_arrays(self.content, "moments")
-        shapes = [(len(senders), 1)] + [(len(senders), len(self.schema.features))] * 3
-        if [(array.shape, array.dtype.kind) for array in columns] != list(zip(shapes, "ifff", strict=True)):
-            raise wire.WireError(f"its statistics are not those of {len(senders)} clients and these columns")
-        announced = dict(zip(self.clients, self.num_examples, strict=True))
-        if [int(n) for n in columns[0][:, 0]] != [announced.get(client) for client in senders]:
-            raise wire.WireError("its statistics are of other numbers of rows than it announced")
-        if any(np.abs(array).max(initial=0.0) > LARGEST_MOMENT for array in columns[1:]):
-            raise wire.WireError(f"its statistics hold values above {LARGEST_MOMENT:g}: is one a code for 'missing'?")
-        rows = zip(*columns, strict=True)
-        return {client: Moments.from_arrays(arrays) for client, arrays in zip(senders, rows, strict=True)}
+                raise wire.WireError(f"the name {name[:60]!r} of a client is empty, too long or not printable")
+        told, faults = _descriptions(content, entry, clients)
+        return cls(told, faults, unreadable, wire.get_value(entry, "population", int))
 
 
-def _difference(theirs: Schema, ours: Schema) -> str:
-    """The first difference between two schemas, in words."""
-    if theirs.label != ours.label:
-        return f"its label is {theirs.label!r}, that of the first client {ours.label!r}: give both the same label"
-    if theirs.classes != ours.classes:
-        return f"its classes are {', '.join(theirs.classes)}, those of the first client {', '.join(ours.classes)}"
-    for theirs_name, ours_name in zip(theirs.features, ours.features, strict=False):
-        if theirs_name != ours_name:
-            return f"its column {theirs_name!r} stands where the first client has {ours_name!r}: order them alike"
-    return f"it has {len(theirs.features)} features, the first client {len(ours.features)}: drop or add columns"
+def _descriptions(
+    content: RecordDict, entry: ConfigRecord, clients: tuple[str, ...]
+) -> tuple[dict[str, Description], dict[str, str]]:
+    """By client, and why those of others cannot be. Raises WireError for an answer that is not well formed."""
+    counts, which = wire.get_value(entry, "num-examples", list), wire.get_value(entry, "columns-of", list)
+    try:
+        distinct = [_COLUMNS.validate_json(text, strict=True) for text in wire.get_strings(entry, "columns")]
+        missing = _MISSING.validate_json(wire.get_value(entry, "missing", str))
+    except ValidationError as error:
+        raise wire.WireError("its description of its columns cannot be read") from error
+    lists_fit = len(set(clients)) == len(clients) == len(counts) == len(which) == len(missing)
+    if not lists_fit or not all(isinstance(n, int) for n in (*counts, *which)):
+        raise wire.WireError(f"its description of {len(clients)} clients is incomplete")
+    if not all(0 <= index < len(distinct) for index in which):
+        raise wire.WireError("it names columns that it does not describe")
+    columns_of = {client: distinct[index] for client, index in zip(clients, which, strict=True)}
+    arrays = _moments(content, entry, columns_of)
+    told: dict[str, Description] = {}
+    faults: dict[str, str] = {}
+    for client, examples, gaps in zip(clients, counts, missing, strict=True):
+        try:
+            told[client] = _description(columns_of[client], examples, gaps, arrays.get(client))
+        except ValueError as error:
+            faults[client] = str(error)
+    return told, faults
+
+
+def _description(columns: Columns, examples: int, gaps: tuple[str, ...], arrays: Arrays | None) -> Description:
+    """Raises ValueError for what no rows can give."""
+    check_names(columns)
+    if not 0 <= examples <= MOST_EXAMPLES:
+        raise ValueError(f"it announces {examples} rows: expected 0 to {MOST_EXAMPLES}")
+    if arrays is None:
+        return Description(columns, examples, gaps)
+    if any(np.abs(array).max(initial=0.0) > LARGEST_MOMENT for array in arrays[1:]):
+        raise ValueError(f"its statistics hold values above {LARGEST_MOMENT:g}: is one a code for 'missing'?")
+    moments = Moments(*arrays)
+    if (moments.n > examples).any():
+        raise ValueError("its statistics are of more rows than it announced")
+    return Description(columns, examples, gaps, moments)
+
+
+def _moments(content: RecordDict, entry: ConfigRecord, columns_of: Mapping[str, Columns]) -> dict[str, Arrays]:
+    """Those of the clients that sent theirs, end to end in each array. Raises WireError for other lengths."""
+    senders = wire.get_strings(entry, "moments")
+    if not senders:
+        return {}
+    if not set(senders) <= set(columns_of) or len(set(senders)) != len(senders):
+        raise wire.WireError("it sends statistics of clients that it does not name, or twice")
+    arrays = wire.read_arrays(content, "moments")
+    widths = [len(columns_of[client].features) for client in senders]
+    if [(array.shape, array.dtype.kind) for array in arrays] != [((sum(widths),), kind) for kind in "ifff"]:
+        raise wire.WireError(f"its statistics are not those of {len(senders)} clients and these columns")
+    ends = pairwise(accumulate(widths, initial=0))
+    return {
+        client: tuple(array[start:end] for array in arrays) for client, (start, end) in zip(senders, ends, strict=True)
+    }

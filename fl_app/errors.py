@@ -12,6 +12,7 @@ class Refused(ValueError):
 
     def __init__(self, what: str, where: str, remedy: str) -> None:
         super().__init__(one_line(f"{what}: {where}: {remedy}"))
+        self.what, self.where, self.remedy = what, where, remedy
 
 
 def one_line(text: str) -> str:

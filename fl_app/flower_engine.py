@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Protocol, Self
 
 import tomli_w
 
@@ -71,7 +71,13 @@ def run_on_flower(
     ``log_path``. SIGINT and SIGTERM stop the run (a deployment's too); the previous handlers come back. Raises
     FileNotFoundError when the installation is incomplete, and what ``on_line`` raises, with nothing left either.
     """
-    output = _Output(out, on_line)
+    return play_on_flower(config, RunOutput(out, on_line), profile, log_path=log_path)
+
+
+def play_on_flower(
+    config: Mapping[str, str | int | float | bool], output: "Output", profile: Profile, *, log_path: Path
+) -> Outcome:
+    """The same for any files that tell when the ServerApp has finished."""
     log = _Log(log_path)
     with _StopSignals() as signals, contextlib.ExitStack() as stack:
         superlink = stack.enter_context(LocalSuperLink()) if profile.is_local else None
@@ -126,7 +132,7 @@ def _connect(home: Path, connection: str) -> None:
     draft.replace(home / _CONNECTION)
 
 
-def _follow(output: "_Output", flwr: KeptProcess, superlink: LocalSuperLink | None, signals: "_StopSignals") -> None:
+def _follow(output: "Output", flwr: KeptProcess, superlink: LocalSuperLink | None, signals: "_StopSignals") -> None:
     """Pass on the lines of the run until summary.json is there, ``flwr run`` has ended or a signal came.
 
     Raises _RunDiedError when a process of the simulation has ended and ``flwr run`` does not notice.
@@ -161,8 +167,18 @@ def _no_result(profile: Profile, log: "_Log") -> str:
     return f"the run ended without a result here (its files are on the SuperLink's machine); see {log.path}"
 
 
-class _Output:
-    """The files that the ServerApp writes, from now on: what earlier runs left there is not looked at."""
+class Output(Protocol):
+    """Files that a ServerApp writes, as they come."""
+
+    def is_finished(self) -> bool:
+        """Whether the last of them is there."""
+
+    def pass_on(self) -> None:
+        """Tell what is new in them."""
+
+
+class RunOutput:
+    """The files of one run, from now on: what earlier runs left there is not looked at."""
 
     def __init__(self, out: Path, on_line: Callable[[dict[str, Any]], None] | None) -> None:
         self._summary = out / "summary.json"

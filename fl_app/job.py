@@ -2,21 +2,27 @@
 
 import logging
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from fl_app.assembly import build_dataset, build_strategy, build_task, first_params, open_data
+from fl_app.assembly import build_dataset, build_strategy, build_task, first_params, local_design, open_data
 from fl_app.checkpoint import Checkpoint
 from fl_app.config import RunConfig
 from fl_app.errors import Refused
 from fl_app.flower_engine import run_on_flower
 from fl_app.profiles import Profile
-from fl_app.results import Ending, finish
+from fl_app.registry import with_absolute_paths
+from fl_app.results import Ending, finish, write_summary
 from fl_app.run_folder import RunFolder, default_folder
+from fl_app.sinks.opened import check_sinks
+
+if TYPE_CHECKING:
+    from fl_app.inline import InlineGrid
 
 Engine = Literal["flower", "inline"]
 OnLine = Callable[[Mapping[str, Any]], None]
@@ -38,16 +44,23 @@ class Job:
 
 def new_job(config: RunConfig, profile: Profile, engine: Engine, caller: Path) -> Job:
     """Check the configuration as a whole and make the folder of its results. Raises Refused."""
-    _check_engine(profile, engine)
+    check_engine(profile, engine)
+    if config.variants:
+        raise Refused("several runs in one", "-c variants=...", "use fl-app compare")
+    folder = caller / Path(config.out).expanduser() if config.out else default_folder(config, caller)
+    config = settled(config, folder.resolve(), caller)
+    clients = check_config(config, profile)
+    run_folder = RunFolder(Path(config.out))
+    run_folder.create()
+    return Job(config, run_folder, profile, engine, clients)
+
+
+def settled(config: RunConfig, out: Path, caller: Path) -> RunConfig:
+    """The configuration with the folder of its results, and file names that mean the same in every process."""
+    update = {"out": str(out), "data_args": with_absolute_paths("data", config.data, config.data_args, caller)}
     if config.init:
-        config = config.model_copy(update={"init": str(caller / Path(config.init).expanduser())})
-    clients = _check(config)
-    folder = RunFolder(
-        (caller / Path(config.out).expanduser() if config.out else default_folder(config, caller)).resolve()
-    )
-    folder.create()
-    config = config.model_copy(update={"out": str(folder.path)})
-    return Job(config, folder, profile, engine, clients)
+        update["init"] = str(caller / Path(config.init).expanduser())
+    return config.model_copy(update=update)
 
 
 def resumed_job(path: Path, texts: Mapping[str, str], profile: Profile, engine: Engine) -> Job:
@@ -55,7 +68,7 @@ def resumed_job(path: Path, texts: Mapping[str, str], profile: Profile, engine: 
 
     Everything comes from the checkpoint; of `texts` only `rounds` may be there, and only to raise it.
     """
-    _check_engine(profile, engine)
+    check_engine(profile, engine)
     folder = RunFolder(path.expanduser().resolve())
     checkpoint = Checkpoint.read(folder.checkpoint)
     if others := sorted(set(texts) - {"rounds"}):
@@ -67,7 +80,7 @@ def resumed_job(path: Path, texts: Mapping[str, str], profile: Profile, engine: 
     if completed and config.rounds == checkpoint.config.rounds:
         raise Refused("nothing left to do", f"--resume {path}", f"raise rounds with -c rounds={config.rounds + 10}")
     config = config.model_copy(update={"out": str(folder.path), "resume": True})
-    return Job(config, folder, profile, engine, _check(config))
+    return Job(config, folder, profile, engine, check_config(config, profile))
 
 
 def run_job(job: Job, on_line: OnLine) -> tuple[dict[str, Any], int]:
@@ -82,7 +95,7 @@ def run_job(job: Job, on_line: OnLine) -> tuple[dict[str, Any], int]:
         rounds_s = summary["seconds"]["rounds"]
         startup_s = time.monotonic() - began - (rounds_s - earlier_s)
         summary["seconds"] = {"startup": startup_s, "rounds": rounds_s, "total": startup_s + rounds_s}
-        job.folder.write_json(job.folder.summary, summary)
+        write_summary(job.folder, summary)
     return summary, status
 
 
@@ -94,26 +107,40 @@ def _rewind(folder: RunFolder) -> float:
     return sum(report.seconds["total"] for report in folder.rewind(played))
 
 
-def _check_engine(profile: Profile, engine: Engine) -> None:
+def check_engine(profile: Profile, engine: Engine) -> None:
+    """Raises Refused where the profile cannot run in this engine."""
+    if engine not in get_args(Engine):
+        raise Refused(f"engine {engine!r}", "--engine", "expected flower or inline")
     if engine == "inline" and not profile.is_local:
         raise Refused("--engine inline", f"profile {profile.name}", "a deployment runs on its own machines")
 
 
-def _check(config: RunConfig) -> int:
-    """Build what the run will build, where errors still have a person to read them; the number of clients."""
+def check_config(config: RunConfig, profile: Profile) -> int:
+    """Build what the run will build, where errors still have a person to read them; the number of clients.
+
+    Raises Refused.
+    """
+    check_sinks(config.sinks)
     build_strategy(config)
+    dataset = build_dataset(config)
+    if not profile.is_local and dataset.names_files:
+        remedy = "what is read at a site is named in its node config: leave it out here"
+        raise Refused("a deployment whose run names files", f"data-args={config.data_args!r}", remedy)
+    if not profile.is_local and dataset.at_sites:
+        return config.num_clients or config.min_clients
     data = open_data(config)
-    task = build_task(config, data.schema)
+    task = build_task(config, local_design(config).schema)
     if not config.resume:
         first_params(task, config)
     if len(data.clients) < config.min_clients:
         where = f"min-clients={config.min_clients}"
+        if len(data.clients) == 1:
+            remedy = "put a second file in the folder, name a client-column, or set min-clients=1"
+            raise Refused("there is one client only", where, remedy)
         raise Refused(f"the data have {len(data.clients)} clients", where, "lower min-clients")
-    if config.standardize == "global" and build_dataset(config).server_held:
-        largest = max(len(data.shard(client).train) for client in data.clients)
-        if largest < config.min_examples:
-            what = f"no client has min-examples={config.min_examples} training rows, the largest has {largest}"
-            raise Refused(what, "standardize=global", "lower min-examples, use fewer clients, or standardize=local")
+    if len(data.clients) < config.clients_per_round:
+        where = f"clients-per-round={config.clients_per_round}"
+        raise Refused(f"the data have {len(data.clients)} clients", where, "lower clients-per-round; 0 = all")
     return len(data.clients)
 
 
@@ -129,22 +156,20 @@ def _on_flower(job: Job, on_line: OnLine) -> tuple[dict[str, Any], int]:
     return summary, EXIT_STATUS[summary["status"]]
 
 
-class _Terminated(BaseException):
+class Terminated(BaseException):
     """SIGTERM, raised where the main thread is: like KeyboardInterrupt, no error handler may swallow it."""
 
 
 def _inline(job: Job, on_line: OnLine) -> tuple[dict[str, Any], int]:
-    from fl_app import client_app, server_app
-    from fl_app.inline import InlineGrid
+    from fl_app import server_app
 
-    logging.getLogger("flwr").setLevel(logging.WARNING)  # the progress line tells what Flower's INFO lines would
-    grid = InlineGrid(client_app.app, job.config.values(), int(job.profile.federation.get("num-supernodes", 2)))
+    grid = inline_grid(job.config, job.profile)
     try:
-        with _sigterm_raises():
+        with sigterm_raises():
             summary = server_app.serve(grid, job.config, on_line)
     except KeyboardInterrupt:
         return finish(job.folder, job.config, Ending("stopped", "interrupted")), INTERRUPTED_STATUS["SIGINT"]
-    except _Terminated:
+    except Terminated:
         return finish(job.folder, job.config, Ending("stopped", "interrupted")), INTERRUPTED_STATUS["SIGTERM"]
     except Exception:
         if not job.folder.summary.exists():
@@ -153,11 +178,25 @@ def _inline(job: Job, on_line: OnLine) -> tuple[dict[str, Any], int]:
     return summary, EXIT_STATUS[summary["status"]]
 
 
-@contextmanager
-def _sigterm_raises() -> Iterator[None]:
-    def terminate(number: int, frame: object) -> None:
-        raise _Terminated
+def inline_grid(config: RunConfig, profile: Profile) -> "InlineGrid":
+    """The nodes of a profile in this process."""
+    from fl_app import client_app
+    from fl_app.inline import InlineGrid
 
+    logging.getLogger("flwr").setLevel(logging.WARNING)  # the progress line tells what Flower's INFO lines would
+    return InlineGrid(client_app.app, config.values(), int(profile.federation.get("num-supernodes", 2)))
+
+
+@contextmanager
+def sigterm_raises() -> Iterator[None]:
+    """Turns SIGTERM into Terminated; outside the main thread, where Python allows no handlers, nothing changes."""
+
+    def terminate(number: int, frame: object) -> None:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     previous = signal.signal(signal.SIGTERM, terminate)
     try:
         yield

@@ -15,6 +15,7 @@ from typing import Any
 import tomli_w
 
 from fl_app.bundle import project_file
+from fl_app.caller import set_caller
 from fl_app.errors import Refused, suggestion
 
 PROFILE_FILE = "pyproject-flower.toml"
@@ -69,6 +70,18 @@ class Profile:
         if num_supernodes < 1:
             raise Refused(f"{num_supernodes} nodes", f"profile {self.name}", "give a number of at least 1")
         return replace(self, federation={**self.federation, "num-supernodes": num_supernodes})
+
+
+def chosen_profile(name: str | None, nodes: int | None, folder: Path) -> Profile:
+    """The profile of a run that is started from ``folder``, with another number of nodes where one is given.
+
+    A simulation may import from the folder what the run names as ``module:Attr``; a deployment's nodes import what is
+    installed there.
+    """
+    profile = load_profile(name, folder)
+    if profile.is_local:
+        set_caller(folder)
+    return profile if nodes is None else profile.with_num_supernodes(nodes)
 
 
 def load_profile(name: str | None, folder: Path) -> Profile:

@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from fl_app.console import WIDTH, short_number
+from strategies.stopping import LOWER_IS_BETTER
+
+SHARES = frozenset({"accuracy", "auc"})
 
 REASONS = {
     "rounds": "all rounds done",
@@ -29,6 +32,33 @@ def closing_lines(summary: Mapping[str, Any], here: Path) -> list[str]:
         where = "server's" if summary["metrics_on"] == "server" else "clients'"
         text = "  ".join(f"{name} {short_number(value)}" for name, value in metrics.items())
         lines += textwrap.wrap(f"{text}  ({where} test rows)", WIDTH)
+    lines += [line for sentence in comparison(summary) for line in textwrap.wrap(sentence, WIDTH)]
     out = Path(summary["out"])
-    lines.append(f"results in {out.relative_to(here) if out.is_relative_to(here) else out}")
+    lines.append(f"results in {out.relative_to(here) if out.is_relative_to(here) else out}; report.html shows them")
     return lines
+
+
+def comparison(summary: Mapping[str, Any]) -> list[str]:
+    """What federating was worth, by the first metric: one sentence for training alone, one for pooling."""
+    baselines, metrics = summary["baselines"] or {}, summary["metrics"] or {}
+    main = next(iter(metrics), None)
+    if not baselines or main is None or metrics[main] is None:
+        return []
+    said = []
+    if baselines.get("local_mean"):
+        alone = {name: baselines[f"local_{name}"][main] for name in ("mean", "worst", "best")}
+        said.append(
+            f"a client alone reaches {main} {short_number(alone['mean'])} on the same rows "
+            f"({short_number(alone['worst'])} to {short_number(alone['best'])}): "
+            f"federating gained {_change(main, alone['mean'], metrics[main])} on average"
+        )
+    if baselines.get("pooled"):
+        pooled = baselines["pooled"][main]
+        said.append(f"all rows in one place would reach {short_number(pooled)}")
+    return said
+
+
+def _change(metric: str, before: float, after: float) -> str:
+    """From one value to another, up being better; shares in percentage points."""
+    gain = before - after if metric in LOWER_IS_BETTER else after - before
+    return f"{100 * gain:+.1f} points" if metric in SHARES else f"{'+' if gain >= 0 else '-'}{short_number(abs(gain))}"

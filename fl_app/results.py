@@ -6,7 +6,7 @@ So the ServerApp that came to its end and the command line that found it dead wr
 import hashlib
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
@@ -17,10 +17,14 @@ from fl_app import __version__
 from fl_app.checkpoint import Checkpoint
 from fl_app.config import RunConfig
 from fl_app.errors import Refused, one_line
+from fl_app.findings import Findings
+from fl_app.page import page
 from fl_app.run_folder import RunFolder, write_atomically
 from fl_app.tensors import tensor_bytes
-from strategies.history import Metrics, RoundReport
+from strategies.history import Metrics, RoundReport, finite
 from strategies.update import Arrays
+
+NOTHING_FOUND = Findings()
 
 Status = Literal["completed", "failed", "stopped"]
 
@@ -34,8 +38,8 @@ class Ending:
     error: str | None = None
 
 
-def finish(folder: RunFolder, config: RunConfig, ending: Ending) -> dict[str, Any]:
-    """Write model.safetensors, model.json and, last, summary.json; return the summary.
+def finish(folder: RunFolder, config: RunConfig, ending: Ending, findings: Findings = NOTHING_FOUND) -> dict[str, Any]:
+    """Write model.safetensors, model.json, sites.json, report.html and, last, summary.json; return the summary.
 
     Without a readable checkpoint there is no model and the summary says so.
     """
@@ -45,10 +49,21 @@ def finish(folder: RunFolder, config: RunConfig, ending: Ending) -> dict[str, An
         config = checkpoint.config
         names = checkpoint.array_names
         write_atomically(folder.model, tensor_bytes(dict(zip(names, checkpoint.state.params, strict=True))))
-        folder.write_json(folder.about_model, _about_model(checkpoint))
+        folder.write_json(folder.about_model, _about_model(checkpoint, findings))
+    if findings.sites is not None:
+        folder.write_json(folder.sites, finite(findings.sites))
     summary = _summary(folder, config, ending, checkpoint, history)
-    folder.write_json(folder.summary, summary)
+    summary["baselines"] = finite(findings.baselines)
+    write_summary(folder, summary)
     return summary
+
+
+def write_summary(folder: RunFolder, summary: Mapping[str, Any]) -> None:
+    """report.html and then summary.json, which is the last of all files."""
+    rounds = [report.to_json() for report in folder.read_rounds(summary["rounds"])]
+    html = page(summary, rounds, folder.read_json(folder.sites), folder.read_json(folder.about_model))
+    write_atomically(folder.report, html.encode())
+    folder.write_json(folder.summary, summary)
 
 
 def params_sha256(names: Sequence[str], params: Arrays) -> str:
@@ -72,23 +87,22 @@ def _checkpoint(folder: RunFolder) -> Checkpoint | None:
         return None
 
 
-def _about_model(checkpoint: Checkpoint) -> dict[str, Any]:
-    mean, scale = checkpoint.statistics or ((None,) * len(checkpoint.schema.features),) * 2
-    return {
+def _about_model(checkpoint: Checkpoint, findings: Findings) -> dict[str, Any]:
+    about = {
         "schema": 1,
         "task": checkpoint.config.task,
+        "task_args": checkpoint.config.task_args,
         "arrays": [
             {"name": name, "dtype": array.dtype.str, "shape": list(array.shape)}
             for name, array in zip(checkpoint.array_names, checkpoint.state.params, strict=True)
         ],
-        "features": [
-            {"name": name, "kind": "number", "mean": m, "scale": s}
-            for name, m, s in zip(checkpoint.schema.features, mean, scale, strict=True)
-        ],
-        "label": checkpoint.schema.label,
-        "classes": list(checkpoint.schema.classes),
+        **checkpoint.design.to_json(),
         "config_sha256": checkpoint.config.sha256(),
     }
+    if findings.coefficients is not None:
+        about["coefficients"] = finite(findings.coefficients.rows)
+        about["coefficients_note"] = findings.coefficients.note
+    return about
 
 
 def _summary(
@@ -117,7 +131,7 @@ def _summary(
         "privacy": None,
         "resumed_from": checkpoint.resumed_from if checkpoint else None,
         "config": config.values(),
-        "versions": {"app": __version__, **_versions()},
+        "versions": versions(),
         "out": str(folder.path),
     }
 
@@ -127,8 +141,9 @@ def _last_metrics(history: list[RoundReport]) -> Metrics | None:
     return history[-1].to_json()["metrics"] if history else None
 
 
-def _versions() -> dict[str, str | None]:
-    found: dict[str, str | None] = {"python": platform.python_version()}
+def versions() -> dict[str, str | None]:
+    """Of this app and of what its numbers depend on; None for what is not installed."""
+    found: dict[str, str | None] = {"app": __version__, "python": platform.python_version()}
     for package in ("flwr", "numpy", "torch"):
         try:
             found[package] = version(package)

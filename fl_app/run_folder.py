@@ -60,6 +60,16 @@ class RunFolder:
         return self.path / "model.json"
 
     @property
+    def sites(self) -> Path:
+        """How the model does at each client."""
+        return self.path / "sites.json"
+
+    @property
+    def report(self) -> Path:
+        """All of it on one page, for people."""
+        return self.path / "report.html"
+
+    @property
     def log(self) -> Path:
         """What Flower logged."""
         return self.path / "flower.log"
@@ -113,7 +123,8 @@ class RunFolder:
         reports = self.read_rounds(last)
         lines = (json.dumps(report.to_json(), allow_nan=False) + "\n" for report in reports)
         write_atomically(self.rounds, "".join(lines).encode())
-        self.summary.unlink(missing_ok=True)
+        for written in (self.summary, self.sites, self.report):
+            written.unlink(missing_ok=True)
         return reports
 
     def read_summary(self) -> dict[str, Any]:
@@ -124,6 +135,14 @@ class RunFolder:
             raise Refused(f"damaged {self.summary.name}", str(self.summary), "remove that file") from error
         return content
 
+    def read_json(self, path: Path) -> dict[str, Any] | None:
+        """One of the JSON files; None where it is not there or damaged."""
+        try:
+            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return content
+
     def write_json(self, path: Path, content: Mapping[str, Any]) -> None:
         """Write one of the JSON files."""
         write_atomically(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
@@ -131,8 +150,12 @@ class RunFolder:
 
 def default_folder(config: RunConfig, parent: Path) -> Path:
     """parent/runs/<time>-<task>-<strategy>, with a number behind it where two runs start in one second."""
-    names = [part.rpartition(":")[2] for part in (config.task, config.strategy)]
-    stem = "-".join([time.strftime("%Y%m%d-%H%M%S"), *names])
+    return new_folder(parent, *(part.rpartition(":")[2] for part in (config.task, config.strategy)))
+
+
+def new_folder(parent: Path, *words: str) -> Path:
+    """parent/runs/<time>-<word>-<word>, where there is nothing yet."""
+    stem = "-".join([time.strftime("%Y%m%d-%H%M%S"), *words])
     folder, count = parent / "runs" / stem, 1
     while folder.exists():
         count += 1

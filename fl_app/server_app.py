@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from logging import INFO
 from pathlib import Path
@@ -19,14 +19,21 @@ from fl_app.config import RunConfig
 from fl_app.console import round_line
 from fl_app.enrolment import Enrolment
 from fl_app.errors import Refused
+from fl_app.findings import Findings, coefficients, compared, surveyed_sites, wants_curvature
 from fl_app.results import Ending, finish
-from fl_app.rows import prepared_rows
+from fl_app.rows import pooled, prepared_rows
 from fl_app.run_folder import RunFolder, default_folder
+from fl_app.sinks.opened import OpenSinks, open_sinks
 from fl_app.site import Common
+from fl_app.variants import play
 from strategies import wire
 from strategies.base import ServerState, Setting, TooFewClients
 from strategies.history import RoundReport
+from strategies.roster import Roster
+from strategies.survey import survey
+from strategies.update import Arrays
 from tasks.base import Task
+from tasks.data.design import Design
 
 OnLine = Callable[[Mapping[str, Any]], None]
 
@@ -37,31 +44,40 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Run what the run config says. Raises when the run failed, so that Flower knows it too."""
     config = RunConfig.parse(context.run_config)
+    if config.variants:
+        play(context.run_config, lambda config, variant: serve(grid, config, variant=variant))
+        return
     if not config.out:
         config = config.model_copy(update={"out": str(default_folder(config, Path.cwd()))})
     serve(grid, config)
 
 
-def serve(grid: Grid, config: RunConfig, on_line: OnLine | None = None) -> dict[str, Any]:
+def serve(grid: Grid, config: RunConfig, on_line: OnLine | None = None, variant: int | None = None) -> dict[str, Any]:
     """One run from enrolment to summary.json, which is returned. `config.out` names the folder of its results.
 
-    `on_line` gets the line of each round, as in rounds.jsonl; without it they are logged. A run that fails writes its
-    summary and the last good model, and then raises.
+    `on_line` gets the line of each round, as in rounds.jsonl; without it they are logged. `variant` is the run's number
+    where several are played in one. A run that fails writes its summary and the last good model, and then raises.
     """
     folder = RunFolder(Path(config.out))
     earlier = Checkpoint.read(folder.checkpoint) if config.resume else None
     if earlier is None:
         folder.create()
     log(INFO, "results in %s", folder.path)
+    sinks = open_sinks(config.sinks, folder.path, config)
     try:
         with threadpool_limits(config.threads):
-            reason = _Run(grid, config, folder, earlier, on_line).play()
+            reason, findings = _Run(grid, config, folder, earlier, on_line, sinks, variant).play()
     except Exception as error:
         reason = "too-few-clients" if isinstance(error, TooFewClients) else "error"
         told = str(error) if isinstance(error, TooFewClients | Refused) else f"{type(error).__name__}: {error}"
-        finish(folder, config, Ending("failed", reason, told))
+        sinks.close(finish(folder, config, Ending("failed", reason, told)))
         raise
-    return finish(folder, config, Ending("completed", reason))
+    else:
+        summary = finish(folder, config, Ending("completed", reason), findings)
+        sinks.close(summary)
+        return summary
+    finally:
+        sinks.close(None)  # the run was broken off; else they are closed already
 
 
 @dataclass
@@ -71,34 +87,30 @@ class _Run:
     folder: RunFolder
     earlier: Checkpoint | None
     on_line: OnLine | None
+    sinks: OpenSinks
+    variant: int | None
 
-    def play(self) -> str:
-        """Enrol, train, record; the reason for which the run ended."""
+    def play(self) -> tuple[str, Findings]:
+        """Enrol, train, record, look back; the reason for which the run ended, and what was found then."""
         began = time.monotonic()
         config, earlier = self.config, self.earlier
         strategy = build_strategy(config)
         at_server = build_dataset(config).server_held
         enrolment = Enrolment(
             config,
-            wants_moments=config.standardize == "global" and earlier is None,
-            schema=earlier.schema if earlier else open_data(config).schema if at_server else None,
             known=frozenset(open_data(config).clients) if at_server else None,
+            design=earlier.design if earlier else None,
+            variant=self.variant,
         )
-        enrolment.open(self.grid)
-        if enrolment.schema is None:
-            raise TooFewClients("no client has enrolled")
-        task = build_task(config, enrolment.schema)
-        statistics = earlier.statistics if earlier else None
-        if earlier is None and config.standardize == "global":
-            statistics = enrolment.statistics()
+        design = enrolment.open(self.grid)
+        task = build_task(config, design.schema)
         params = earlier.state.params if earlier else first_params(task, config)
         start = Checkpoint(
             config=config,
             job=earlier.job if earlier else uuid.uuid4().hex,
             state=earlier.state if earlier else ServerState(0, params, strategy.server_optimizer.init(params)),
-            schema=enrolment.schema,
+            design=design,
             array_names=task.array_names,
-            statistics=statistics,
             clients=len(enrolment),
             metrics_on="server" if at_server else "clients",
             startup_s=time.monotonic() - began,
@@ -110,15 +122,15 @@ class _Run:
         def record(report: RoundReport, state: ServerState) -> None:
             self._record(replace(start, state=state), report)
 
-        common = Common(start.job, train_metrics=not at_server, statistics=statistics).values()
+        common = ConfigRecord(Common(start.job, not at_server, design, self.variant).values())
         result = strategy.start(
             self.grid,
             wire.params_record(params),
             num_rounds=config.rounds,
             timeout=config.round_timeout_s,
-            train_config=ConfigRecord(common),
-            evaluate_config=ConfigRecord(common),
-            evaluate_fn=_evaluation(task, start) if at_server else None,
+            train_config=common,
+            evaluate_config=common,
+            evaluate_fn=_evaluation(task, start, enrolment.clients) if at_server else None,
             setting=Setting(
                 roster=enrolment,
                 metrics=task,
@@ -129,7 +141,34 @@ class _Run:
                 on_round=record,
             ),
         )
-        return result.stop_reason
+        final = wire.read_params(RecordDict({"params": result.arrays}))
+        return result.stop_reason, self._look_back(task, design, final, enrolment.current(self.grid), common)
+
+    def _look_back(self, task: Task, design: Design, params: Arrays, roster: Roster, common: ConfigRecord) -> Findings:
+        """The last exchange, where it has something to ask, and what can be computed here."""
+        config = self.config
+        private, at_sites = build_strategy(config).pipeline.private, build_dataset(config).at_sites
+        curvature = not private and wants_curvature(task, config, params, design)
+        seen = None
+        if curvature or (at_sites and not private):
+            log(INFO, "training is over: one more exchange for the report")
+            seen = survey(
+                self.grid,
+                roster,
+                params,
+                common,
+                metrics=task,
+                curvature=curvature,
+                fold=not at_sites,
+                timeout_s=config.round_timeout_s,
+            )
+        found = Findings()
+        if not at_sites:
+            shards = list(prepared_rows(config, design).shards(roster.clients))
+            found = compared(task, config, shards, params)
+        elif seen is not None:
+            found = Findings(sites=surveyed_sites(task, seen, {c: roster[c].num_examples for c in roster.clients}))
+        return replace(found, coefficients=coefficients(task, config, params, design, seen))
 
     def _record(self, checkpoint: Checkpoint, report: RoundReport) -> None:
         """The line of a round before its checkpoint takes effect: a resume finds both, or goes back to the round."""
@@ -140,15 +179,16 @@ class _Run:
         report = replace(report, seconds=seconds)
         self.folder.append_round(report)
         Checkpoint.commit(prepared, self.folder.checkpoint)
+        self.sinks.round(report.to_json())
         if self.on_line:
             self.on_line(report.to_json())
         else:
             log(INFO, "%s", round_line(report.to_json(), self.config.rounds, checkpoint.clients))
 
 
-def _evaluation(task: Task, start: Checkpoint) -> Any:
-    """Central evaluation on the test rows of all clients, for data that the server holds as well."""
-    rows = prepared_rows(start.config, start.statistics).test_rows()
+def _evaluation(task: Task, start: Checkpoint, clients: Iterable[str]) -> Any:
+    """Central evaluation on the test rows of these clients, for data that the server holds as well."""
+    rows = pooled([shard.test for shard in prepared_rows(start.config, start.design).shards(clients)])
 
     def evaluate(number: int, arrays: ArrayRecord) -> MetricRecord | None:
         params = wire.read_params(RecordDict({"params": arrays}))

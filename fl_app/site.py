@@ -1,6 +1,9 @@
 """What a node has at hand to work for its clients in one run."""
 
+import json
 import os
+import sys
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,38 +11,42 @@ from typing import Any
 
 from flwr.app import Context
 
-from fl_app.assembly import build_strategy, build_task, open_data
+from fl_app.assembly import build_dataset, build_strategy, build_task, open_data
+from fl_app.caller import CALLER
 from fl_app.client_state import ClientStore
 from fl_app.config import RunConfig
 from fl_app.errors import Refused
-from fl_app.rows import PreparedRows, Statistics, prepared_rows
+from fl_app.rows import PreparedRows, prepared_rows
+from fl_app.variants import named, variant_config, variant_of
 from strategies.base import ComposedStrategy
 from tasks.base import Task
+from tasks.data.base import OwnFile
+from tasks.data.design import Design
 
 
 @dataclass(frozen=True)
 class Common:
     """What the server tells every node in every message, since a node may start a new process for each.
 
-    `statistics` are the frozen ones of the run. `train_metrics`: clients measure the model they receive.
+    `design` is the frozen one of the run. `train_metrics`: clients measure the model they receive. `variant`: which run
+    it is, where several are played in one.
     """
 
     job: str
     train_metrics: bool
-    statistics: Statistics | None
+    design: Design
+    variant: int | None = None
 
     def values(self) -> dict[str, Any]:
         """As a Flower ConfigRecord takes it."""
-        values: dict[str, Any] = {"job": self.job, "train-metrics": self.train_metrics}
-        if self.statistics is not None:
-            values |= {"mean": list(self.statistics[0]), "scale": list(self.statistics[1])}
-        return values
+        design = zlib.compress(json.dumps(self.design.to_json()).encode())
+        return {"job": self.job, "train-metrics": self.train_metrics, "design": design, **named(self.variant)}
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "Common":
         """The inverse of `values`."""
-        statistics = (tuple(values["mean"]), tuple(values["scale"])) if "mean" in values else None
-        return cls(str(values["job"]), bool(values["train-metrics"]), statistics)
+        design = Design.from_json(json.loads(zlib.decompress(values["design"])))
+        return cls(str(values["job"]), bool(values["train-metrics"]), design, variant_of(values))
 
 
 @dataclass(frozen=True)
@@ -56,19 +63,43 @@ class Site:
     @classmethod
     def of(cls, context: Context, common: Common) -> "Site":
         """From a message's context and what the server sent with it."""
-        config = RunConfig.parse(context.run_config)
+        config = variant_config(context.run_config, common.variant)
+        check_reading(config, context.node_config)
         return cls(
             config=config,
             strategy=build_strategy(config),
-            task=build_task(config, open_data(config).schema),
-            rows=prepared_rows(config, common.statistics),
+            task=build_task(config, common.design.schema),
+            rows=prepared_rows(config, common.design, own_file(context.node_config)),
             store=ClientStore(_state_folder(config, context.node_config), common.job),
             train_metrics=common.train_metrics,
         )
 
 
+def check_reading(config: RunConfig, node_config: Mapping[str, Any]) -> None:
+    """Refuse a run that says which files to read here: at a site that is for its own node config to say."""
+    if own_file(node_config) is None and build_dataset(config).names_files and not _simulated():
+        remedy = 'start the node with --node-config \'client="NAME" data="FILE.csv" label="COLUMN"\''
+        raise Refused("the run names files to read at this site", f"data-args={config.data_args!r}", remedy)
+
+
+def own_file(node_config: Mapping[str, Any]) -> OwnFile | None:
+    """The file that the node's configuration names, if it does. Raises Refused where it says half of it."""
+    if "data" not in node_config:
+        return None
+    missing = [key for key in ("client", "label") if not str(node_config.get(key, ""))]
+    if missing:
+        remedy = 'expected --node-config \'client="NAME" data="FILE.csv" label="COLUMN"\''
+        raise Refused("the node says too little of its data", f"no {missing[0]} in its node config", remedy)
+    path = Path(str(node_config["data"])).expanduser()
+    test = str(node_config.get("test-data", ""))
+    return OwnFile(str(node_config["client"]), str(path), str(node_config["label"]), test)
+
+
 def hosted_clients(config: RunConfig, node_config: Mapping[str, Any]) -> tuple[str, ...]:
-    """The clients of one node: every num-partitions-th, from the partition-id-th on. Raises Refused."""
+    """The clients of one node: the owner of its file, or every num-partitions-th of the run's data, from the
+    partition-id-th on. Raises Refused."""
+    if own := own_file(node_config):
+        return (own.client,)
     try:
         first, step = int(node_config["partition-id"]), int(node_config["num-partitions"])
     except KeyError as error:
@@ -77,6 +108,11 @@ def hosted_clients(config: RunConfig, node_config: Mapping[str, Any]) -> tuple[s
             "the node does not say which clients it hosts", f"no {error} in its node config", remedy
         ) from None
     return open_data(config).clients[first::step]
+
+
+def _simulated() -> bool:
+    """Whether this process simulates nodes: for `fl-app run` on this machine, or below Flower's Ray engine."""
+    return CALLER in os.environ or "ray" in sys.modules
 
 
 def _state_folder(config: RunConfig, node_config: Mapping[str, Any]) -> Path:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Self
 
+from fl_app.caller import CALLER
 from fl_app.kept_process import KeptProcess
 
 _READY_TIMEOUT_S = 60.0
@@ -43,11 +44,12 @@ def scratch_folder() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def flower_environment(home: Path) -> dict[str, str]:
+def flower_environment(home: Path, caller: Path | None = None) -> dict[str, str]:
     """The environment for a Flower program with ``home`` as its FLWR_HOME.
 
     Flower finds its other programs on the PATH, so the ones installed with this Python come first. It must not install
-    packages, call home or look for updates; Ray neither, nor join a cluster of the user's.
+    packages, call home or look for updates; Ray neither, nor join a cluster of the user's. ``caller`` is the folder
+    from which a simulation may import what the run names as ``module:Attr``.
     """
     environment = {
         **os.environ,
@@ -63,8 +65,9 @@ def flower_environment(home: Path) -> dict[str, str]:
         "RAY_prestart_worker_first_driver": "0",  # Flower's workers have a runtime env: prestarted ones are thrown away
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray's coming default; silences its warning
     }
-    environment.pop("RAY_ADDRESS", None)
-    return environment
+    for name in ("RAY_ADDRESS", CALLER):
+        environment.pop(name, None)
+    return environment if caller is None else {**environment, CALLER: str(caller)}
 
 
 def _scripts_folder() -> Path:
@@ -139,7 +142,8 @@ class LocalSuperLink:
     def _start(self) -> None:
         command = [str(_scripts_folder() / "flower-superlink"), "--insecure", "--simulation"]
         command += ["--isolation", "subprocess", "--host", "127.0.0.1", "--port", str(self._port)]
-        kept = KeptProcess(command, env=flower_environment(self.home), log_path=self.log_path, scratch=self.home)
+        environment = flower_environment(self.home, caller=Path.cwd())
+        kept = KeptProcess(command, env=environment, log_path=self.log_path, scratch=self.home)
         self._kept = self._cleanup.enter_context(kept)
 
     def _owns_port(self) -> bool:

@@ -4,6 +4,12 @@ STRATEGIES = {
     "fedavg": "strategies.fedavg:FedAvg",
     "fedsgd": "strategies.fedsgd:FedSGD",
     "fednewton": "strategies.fednewton:FedNewton",
+    "fedprox": "strategies.fedprox:FedProx",
+    "scaffold": "strategies.scaffold:Scaffold",
+    "fedavgm": "strategies.fedavgm:FedAvgM",
+    "fedadam": "strategies.fedadam:FedAdam",
+    "fedyogi": "strategies.fedyogi:FedYogi",
+    "fedadagrad": "strategies.fedadagrad:FedAdagrad",
 }
 
 STOPS = {

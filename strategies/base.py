@@ -21,7 +21,7 @@ from strategies import wire
 from strategies.aggregation import Aggregator
 from strategies.exchange import Exchange
 from strategies.history import Metrics, MetricSpec, RoundReport
-from strategies.optimizers import ServerOptimizer
+from strategies.optimizers import Contributors, ServerOptimizer
 from strategies.roster import Member, Roster
 from strategies.rounds import OpenRound, relative_change
 from strategies.sampling import Everyone, Sampler, derive_seed, round_rng
@@ -146,6 +146,11 @@ class ComposedStrategy(Strategy):
         """Whether a sum of several clients' updates is all that the server needs."""
         return not self.aggregator.needs_each
 
+    @property
+    def stateful(self) -> bool:
+        """Whether clients keep state between rounds: that of the work, then that of the pipeline."""
+        return self.work.stateful or self.pipeline.stateful
+
     # -------------------------------------------------------------------------------------------- the loop
 
     def start(
@@ -241,7 +246,8 @@ class ComposedStrategy(Strategy):
         """The orders of a round. The cohort is drawn once: a second call for the round asks the same clients."""
         if self._open is None or self._open.info.number != server_round:
             self._open = self._draw(server_round, grid)
-        return self._open.ask_train(arrays, config, self._order(), self.work.returns(self._state.params))
+        beside = wire.params_record(self.server_optimizer.broadcast(self._state.params, self._state.optimizer))
+        return self._open.ask_train(arrays, config, self._order(), self.work.returns(self._state.params), beside)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -258,10 +264,11 @@ class ComposedStrategy(Strategy):
             return None, None
         total = self.pipeline.decode_sum(fold.total(), now.info)
         aggregate = self.aggregator.finish(total, now.info.grid)
-        params, optimizer = self.server_optimizer.step(before.params, aggregate, before.optimizer, total.clients)
+        who = Contributors(total.clients, total.weight, now.roster_weight)
+        params, optimizer = self.server_optimizer.step(before.params, aggregate, before.optimizer, who)
         if not all(np.isfinite(array).all() for array in params):
             raise Diverged(f"round {server_round}: the server's step gave values that are not finite")
-        used = {**before.used_rounds, **dict.fromkeys(total.clients, server_round)} if self.pipeline.stateful else {}
+        used = {**before.used_rounds, **dict.fromkeys(total.clients, server_round)} if self.stateful else {}
         self._state = ServerState(server_round, params, optimizer, used)
         return wire.params_record(params), self._summarised(total)
 

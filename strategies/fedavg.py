@@ -1,12 +1,9 @@
 """Federated averaging."""
 
-from typing import Literal
-
 from strategies.aggregation import WeightedMean
 from strategies.base import Basics, ComposedStrategy
 from strategies.optimizers import SGD
-from strategies.transform import chain
-from strategies.transforms.weighting import ByExamples
+from strategies.transforms.weighting import Weighting, weighted
 from strategies.work import Delta
 
 
@@ -24,17 +21,15 @@ class FedAvg(ComposedStrategy):
         self,
         basics: Basics,
         *,
-        weighting: Literal["examples", "uniform"] = "examples",
+        weighting: Weighting = "examples",
         max_weight: int = 1_000_000,
         server_learning_rate: float = 1.0,
         momentum: float = 0.0,
     ) -> None:
-        if max_weight < 1:
-            raise ValueError(f"max-weight={max_weight}: expected at least 1")
         super().__init__(
             basics,
             work=Delta(),
-            pipeline=chain(ByExamples(max_weight)) if weighting == "examples" else chain(),
+            pipeline=weighted(weighting, max_weight),
             aggregator=WeightedMean(),
             server_optimizer=SGD(server_learning_rate, momentum),
         )

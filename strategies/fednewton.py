@@ -21,8 +21,6 @@ class FedNewton(ComposedStrategy):
     """
 
     def __init__(self, basics: Basics, *, max_weight: int = 1_000_000, rcond: float = 1e-9) -> None:
-        if max_weight < 1:
-            raise ValueError(f"max-weight={max_weight}: expected at least 1")
         if not 0 < rcond < 1:
             raise ValueError(f"rcond={rcond}: expected above 0 and below 1")
         super().__init__(

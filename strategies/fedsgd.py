@@ -21,8 +21,6 @@ class FedSGD(ComposedStrategy):
     """
 
     def __init__(self, basics: Basics, *, max_weight: int = 1_000_000, momentum: float = 0.0) -> None:
-        if max_weight < 1:
-            raise ValueError(f"max-weight={max_weight}: expected at least 1")
         super().__init__(
             basics,
             work=Gradient(),

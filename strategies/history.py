@@ -66,7 +66,7 @@ class RoundReport:
 
     def to_json(self) -> dict[str, Any]:
         """A dict for json.dumps: numbers that are not finite become None."""
-        return {name: _finite(value) for name, value in asdict(self).items()}
+        return {name: finite(value) for name, value in asdict(self).items()}
 
     @classmethod
     def from_json(cls, line: Mapping[str, Any]) -> "RoundReport":
@@ -76,11 +76,12 @@ class RoundReport:
         return cls(**values)
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """The value for json.dumps: numbers that are not finite become None, tuples lists."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {k: _finite(v) for k, v in value.items()}
+        return {k: finite(v) for k, v in value.items()}
     if isinstance(value, tuple):
-        return [_finite(v) for v in value]
+        return [finite(v) for v in value]
     return value

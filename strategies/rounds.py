@@ -50,6 +50,11 @@ class OpenRound:
     _answered: set[str] = field(default_factory=set)
     _failed: dict[str, DropReason] = field(default_factory=dict)
 
+    @property
+    def roster_weight(self) -> int:
+        """The most that the clients of the roster weigh together."""
+        return sum(self.pipeline.max_weight(self.roster[client].num_examples) for client in self.roster.clients)
+
     def failures(self) -> tuple[Dropped, ...]:
         """The clients that gave nothing good in the exchange just held."""
         return tuple(Dropped(client, reason) for client, reason in sorted(self._failed.items()))
@@ -57,11 +62,19 @@ class OpenRound:
     # ---------------------------------------------------------------------------------------------- orders
 
     def ask_train(
-        self, params: ArrayRecord, config: ConfigRecord, order: wire.Order, returned: Template
+        self, params: ArrayRecord, config: ConfigRecord, order: wire.Order, returned: Template, beside: ArrayRecord
     ) -> list[Message]:
         """Messages for the cohort: one a node, or waves of bounded size where nodes may not fold."""
-        wave = len(self.cohort) if order.fold else max(1, WAVE_BYTES // max(1, template_bytes(returned)))
-        return self._ask("train", self.cohort, params, config, order, wave)
+        return self._ask("train", self.cohort, params, config, order, self._wave(order, returned), beside)
+
+    def ask_survey(
+        self, params: ArrayRecord, config: ConfigRecord, order: wire.Order, returned: Template
+    ) -> list[Message]:
+        """The same for the last exchange of a run (strategies/survey.py)."""
+        return self._ask("query.survey", self.cohort, params, config, order, self._wave(order, returned))
+
+    def _wave(self, order: wire.Order, returned: Template) -> int:
+        return len(self.cohort) if order.fold else max(1, WAVE_BYTES // max(1, template_bytes(returned)))
 
     def ask_evaluate(self, params: ArrayRecord, config: ConfigRecord, order: wire.Order) -> list[Message]:
         """One message a node, for all clients of the roster."""
@@ -75,6 +88,7 @@ class OpenRound:
         config: ConfigRecord,
         order: wire.Order,
         wave: int,
+        beside: ArrayRecord | None = None,
     ) -> list[Message]:
         self._asked.clear()
         self._answered.clear()
@@ -92,8 +106,9 @@ class OpenRound:
                     used_rounds=tuple(used.get(client, 0) for client in members),
                     timeout_s=order.timeout_s * wave / max(wave, len(hosted)),  # waves share the time
                 )
-                messages.append(Message(wire.order_content(own, params, config), node, kind, group_id=group))
-        self.payload_down += len(clients) * wire.record_bytes(params)
+                messages.append(Message(wire.order_content(own, params, config, beside), node, kind, group_id=group))
+        sent = wire.record_bytes(params) + (wire.record_bytes(beside) if beside else 0)
+        self.payload_down += len(clients) * sent
         return messages
 
     # --------------------------------------------------------------------------------------------- answers

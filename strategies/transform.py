@@ -117,6 +117,11 @@ class Pipeline:
         return any(t.privacy_event() is not None and t.opens is Opens.SUM for t in self.transforms)
 
     @property
+    def private(self) -> bool:
+        """Whether a step makes what a client sends, or the sum, private: nothing else may then be asked of it."""
+        return any(t.privacy_event() is not None for t in self.transforms)
+
+    @property
     def seals(self) -> bool:
         """Whether the server learns the sum only, never one client's update."""
         return any(t.opens is Opens.SUM and t.privacy_event() is None for t in self.transforms)

@@ -1,8 +1,9 @@
 """Orders and answers as Flower records: the only record keys of the project.
 
-A train or evaluate message carries the params, the order and the run's common config:
+A train or evaluate message carries the params, the order and the run's common config; where the server optimiser
+broadcasts more than the params, also that:
 
-    {"params": ArrayRecord, "order": ConfigRecord, "config": ConfigRecord}
+    {"params": ArrayRecord, "order": ConfigRecord, "config": ConfigRecord, "beside": ArrayRecord}
 
 and its answer one pair of records for each update, a sum of several clients or one client's own:
 
@@ -79,7 +80,14 @@ def read_params(content: RecordDict) -> Arrays:
     return read_arrays(content, "params")
 
 
-def order_content(order: Order, params: ArrayRecord, config: ConfigRecord) -> RecordDict:
+def read_beside(content: RecordDict) -> Arrays:
+    """What came beside the params, read-only; nothing where nothing did."""
+    return read_arrays(content, "beside") if "beside" in content else ()
+
+
+def order_content(
+    order: Order, params: ArrayRecord, config: ConfigRecord, beside: ArrayRecord | None = None
+) -> RecordDict:
     """The content of a train or evaluate message."""
     record = ConfigRecord(
         {
@@ -93,7 +101,10 @@ def order_content(order: Order, params: ArrayRecord, config: ConfigRecord) -> Re
             **{f"public.{name}": value for name, value in order.public.items()},
         }
     )
-    return RecordDict({"params": params, "order": record, "config": config})
+    content = RecordDict({"params": params, "order": record, "config": config})
+    if beside:
+        content["beside"] = beside
+    return content
 
 
 def read_order(content: RecordDict) -> Order:

@@ -1,6 +1,9 @@
 """What a strategy asks of a client's `NumPyClient.fit`, and what of its answer is the contribution."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import ClassVar
 
 import numpy as np
@@ -8,6 +11,9 @@ import numpy as np
 from strategies.update import Arrays, InvalidUpdate
 
 Template = tuple[tuple[tuple[int, ...], np.dtype[np.generic]], ...]
+Settings = Mapping[str, bool | bytes | float | int | str]
+
+NO_SETTINGS: Settings = MappingProxyType({})
 
 
 def template_of(arrays: Arrays) -> Template:
@@ -27,31 +33,52 @@ def check_template(arrays: Arrays, expected: Template) -> None:
 
 
 class LocalWork(ABC):
-    """`request` is the value of the fit config's `work` key."""
+    """`request` is the value of the fit config's `work` key, `settings` are further entries of it.
+
+    A run is refused whose task does not heed the settings (`Task.fit_options`).
+
+    With `stateful` a client keeps arrays from one of its updates to the next. They are stored on its node and never
+    travel; the strategy says which of them count, so that lost replies and resumes do not matter.
+    """
 
     request: ClassVar[str]
+    stateful: ClassVar[bool] = False
+    settings: Settings = NO_SETTINGS
+
+    def num_state_arrays(self, params: Arrays) -> int:
+        """How many arrays a client keeps."""
+        return 0
+
+    def prepare(self, params: Arrays, beside: Arrays, state: Arrays) -> Arrays:
+        """What fit receives: the params. `beside` is what the server optimiser broadcasts with them.
+
+        `state` is what `contribution` gave last: none before the client's first update that was used, or if it is lost.
+        """
+        return params
 
     @abstractmethod
     def returns(self, params: Arrays) -> Template:
-        """Shapes and dtypes of the arrays that fit returns."""
+        """Shapes and dtypes of the arrays that fit returns, and of the contribution."""
 
     @abstractmethod
-    def contribution(self, received: Arrays, returned: Arrays) -> Arrays:
-        """What is summed, computed in the dtypes of the params."""
+    def contribution(self, params: Arrays, returned: Arrays, state: Arrays) -> tuple[Arrays, Arrays]:
+        """What is summed, computed in the dtypes of the params, and the client's next state."""
 
 
+@dataclass(frozen=True)
 class Delta(LocalWork):
     """The client's params minus the params it received, after local training."""
 
     request = "train"
+    settings: Settings = field(default_factory=lambda: NO_SETTINGS)
 
     def returns(self, params: Arrays) -> Template:
         """Those of the params."""
         return template_of(params)
 
-    def contribution(self, received: Arrays, returned: Arrays) -> Arrays:
-        """returned - received."""
-        return tuple(np.asarray(new - old) for old, new in zip(received, returned, strict=True))
+    def contribution(self, params: Arrays, returned: Arrays, state: Arrays) -> tuple[Arrays, Arrays]:
+        """returned - params."""
+        return difference(returned, params), ()
 
 
 class Gradient(Delta):
@@ -71,6 +98,46 @@ class Curvature(LocalWork):
         real = np.dtype(np.float64)
         return ((1,), real), ((size,), real), ((size * (size + 1) // 2,), real)
 
-    def contribution(self, received: Arrays, returned: Arrays) -> Arrays:
+    def contribution(self, params: Arrays, returned: Arrays, state: Arrays) -> tuple[Arrays, Arrays]:
         """As returned."""
-        return returned
+        return returned, ()
+
+
+class ControlledDelta(LocalWork):
+    """Local training whose gradients are corrected by control variates (Karimireddy et al. 2020, arXiv:1910.06378).
+
+    The server broadcasts its variate c, one array like each of the params; a client keeps its own c_i, at first zeros.
+    fit receives the params x and the correction c - c_i, and returns its params y after K steps and the mean of their
+    uncorrected gradients. That mean is the client's next variate: it is c_i - c + (x - y) / (K * learning rate), the
+    paper's option II. The contribution is y - x and the change of c_i.
+    """
+
+    request = "train"
+    stateful = True
+    settings = MappingProxyType({"correction": True})
+
+    def num_state_arrays(self, params: Arrays) -> int:
+        """One for each of the params."""
+        return len(params)
+
+    def prepare(self, params: Arrays, beside: Arrays, state: Arrays) -> Arrays:
+        """The params, and c - c_i."""
+        return *params, *difference(beside, state or _zeros(params))
+
+    def returns(self, params: Arrays) -> Template:
+        """Those of the params, twice."""
+        return template_of(params) * 2
+
+    def contribution(self, params: Arrays, returned: Arrays, state: Arrays) -> tuple[Arrays, Arrays]:
+        """The delta, and the change of the client's variate; the state is the new one."""
+        new, variate = returned[: len(params)], returned[len(params) :]
+        return (*difference(new, params), *difference(variate, state or _zeros(params))), variate
+
+
+def difference(minuend: Arrays, subtrahend: Arrays) -> Arrays:
+    """minuend - subtrahend, array by array."""
+    return tuple(np.asarray(a - b) for a, b in zip(minuend, subtrahend, strict=True))
+
+
+def _zeros(params: Arrays) -> Arrays:
+    return tuple(np.zeros_like(param) for param in params)

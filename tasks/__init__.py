@@ -19,6 +19,7 @@ DATA: Mapping[str, str] = MappingProxyType(
         "breast-cancer": "tasks.data.bundled:BreastCancer",
         "digits": "tasks.data.bundled:Digits",
         "synthetic": "tasks.data.synthetic:Synthetic",
+        "csv": "tasks.data.csv_source:Csv",
     }
 )
 

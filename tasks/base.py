@@ -2,13 +2,21 @@
 
 A task knows nothing of rounds, servers or the wire. It turns the rows of one client into a `NumPyClient`, and metric
 sums into means. Parameters are a tuple of arrays in the order of `Task.array_names`.
+
+What strategies may ask of fit beside training, by a key of its config; a task names in `fit_options` those it heeds:
+
+`proximal-mu` (float): the objective has mu/2 ||w - w_0||^2 added, over all parameters, w_0 being the received ones.
+`correction` (bool): fit receives the params and then as many arrays again, h, of their shapes and dtypes. Every step
+    goes along gradient + h. fit returns the new params and then, as many arrays again, the mean over its steps of the
+    gradients without h. After K steps of rate r from x to y that is (x - y) / (K r) - h. A parameter that is not
+    trained by gradients has zeros there. `FitConfig.split` takes the two apart. evaluate receives the params alone.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from numpy.typing import NDArray
 
@@ -19,6 +27,8 @@ Arrays = tuple[NDArray[Any], ...]
 Scalar = bool | bytes | float | int | str
 Config = Mapping[str, Scalar]
 Sums = Mapping[str, float | int | Fraction]
+Target = Literal["class", "number"]
+Scaling = tuple[NDArray[Any], NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +60,36 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """What a table's columns are called. `classes` names the label's values in index order; empty for regression."""
+    """What a table's columns are called. `classes` names the label's values in index order; empty for regression.
+
+    shift, scale: what a label that is a number was shifted and divided by.
+    """
 
     features: tuple[str, ...]
     label: str
     classes: tuple[str, ...] = ()
+    shift: float = 0.0
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class CurvatureSums:
+    """Objective, gradient and Hessian as clients return them for `curvature`, averaged over `examples` rows.
+
+    l2: the weight of the penalty that is in them.
+    """
+
+    arrays: Arrays
+    examples: int
+    l2: float
+
+
+@dataclass(frozen=True, slots=True)
+class Coefficients:
+    """Rows for model.json, and what their reader should know."""
+
+    rows: tuple[dict[str, Any], ...]
+    note: str
 
 
 class Task(ABC):
@@ -63,11 +98,15 @@ class Task(ABC):
     Further constructor parameters of a subclass are keyword-only; they are what a run sets with `task-args`.
     """
 
+    target: ClassVar[Target] = "class"
+    """What it predicts."""
     schema: Schema
     array_names: tuple[str, ...]
     """Names of the parameter arrays, in order."""
     devices: tuple[str, ...] = ("cpu",)
     """Values of the run's `device` that this task can use, besides auto."""
+    fit_options: tuple[str, ...] = ()
+    """Which of `proximal-mu` and `correction` its clients heed."""
     metric_names: tuple[str, ...]
     """Names of the sums that `measure`, and with it fit and evaluate of the clients, return."""
 
@@ -110,6 +149,39 @@ class Task(ABC):
     @abstractmethod
     def summarise(self, sums: Sums) -> dict[str, float]:
         """Means from sums over all clients. The division is exact where the sums are; all nan with no examples."""
+
+    def train_alone(self, rows: Rows, configs: Iterable[Config]) -> Arrays:
+        """The model trained on rows held in one place: what a federated result is compared with.
+
+        `configs` are the fit configs of the run, round by round. Here: as the only client of a federation. Raises
+        RuntimeError where there is no such model.
+        """
+        arrays = self.initial_arrays(0)
+        client = self.make_client(Shard("alone", rows, rows))
+        for config in configs:
+            arrays = tuple(client.fit(list(arrays), dict(config))[0])
+        return arrays
+
+    def predict(self, arrays: Arrays, x: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any] | None]:
+        """For rows x (n, d): class indices (n,) and the probability of every class (n, K), or numbers (n,) and None.
+
+        Raises NotImplementedError for a task that cannot say.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not predict")
+
+    def calibration(self, arrays: Arrays, rows: Rows) -> tuple[float, float] | None:
+        """What the model predicts on average, and what is: equal for a calibrated model. None where it has no meaning.
+
+        Of two classes: the mean probability of the second one, and its share. Of more: the mean probability of the
+        predicted class, and the share of right predictions.
+        """
+        return None
+
+    def coefficients(
+        self, arrays: Arrays, scaling: Scaling | None, survey: CurvatureSums | None
+    ) -> Coefficients | None:
+        """Of a linear model, in the units of the raw columns where `scaling` (shift, scale) is known; else None."""
+        return None
 
     def evaluate(self, arrays: Arrays, rows: Rows) -> dict[str, float]:
         """Metrics of the model on rows held in one place: the means, and what no sum over clients can give."""

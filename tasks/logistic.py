@@ -1,20 +1,38 @@
 """Logistic regression, binary and multinomial, as a federated task."""
 
+from collections import deque
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from flwr.client import NumPyClient
 from numpy.typing import NDArray
 
-from tasks.base import Arrays, Config, Rows, Scalar, Schema, Shard, Sums, Task
+from tasks.base import (
+    Arrays,
+    Coefficients,
+    Config,
+    CurvatureSums,
+    Rows,
+    Scalar,
+    Scaling,
+    Schema,
+    Shard,
+    Sums,
+    Task,
+)
+from tasks.coefficients import Evidence, in_original_units, original_units_map, remarks, standard_errors, table
 from tasks.families import Bernoulli, Categorical, Family
 from tasks.fit_config import FitConfig
 from tasks.metrics import CLASS_SUMS, auc, class_means, macro_auc
-from tasks.objective import Objective
+from tasks.objective import Objective, Pull
 from tasks.optimum import optimum
-from tasks.solvers import MAX_HESSIAN_BYTES, SOLVERS
+from tasks.solvers import MAX_HESSIAN_BYTES, SOLVERS, mean_gradient
 
 Array = NDArray[Any]
+
+ALONE_TOLERANCE = 1e-6
+"""The largest gradient entry of a baseline: its predictions are settled to more digits than are shown."""
 
 
 class LogisticTask(Task):
@@ -34,6 +52,7 @@ class LogisticTask(Task):
     metric_names = CLASS_SUMS
     reports = ("accuracy", "log_loss", "brier")
     server_reports = ("auc",)
+    fit_options = ("proximal-mu", "correction")
 
     def __init__(self, schema: Schema) -> None:
         """Raises ValueError for a schema with fewer than two classes."""
@@ -62,8 +81,10 @@ class LogisticTask(Task):
         return LogisticClient(self, shard)
 
     def check_config(self, config: Config) -> None:
-        """Beside what `FitConfig` refuses, a Hessian beyond `MAX_HESSIAN_BYTES`."""
+        """Beside what `FitConfig` refuses, solvers of other tasks and a Hessian beyond `MAX_HESSIAN_BYTES`."""
         asked = FitConfig.read(config)
+        if asked.solver not in SOLVERS:
+            raise ValueError(f"task logistic has no solver {asked.solver!r}: it has {', '.join(SOLVERS)}")
         size = 8 * self.flatten(self.initial_arrays(0)).size ** 2
         if size > MAX_HESSIAN_BYTES and (
             asked.work == "curvature" or (asked.work, asked.solver) == ("train", "newton")
@@ -94,9 +115,14 @@ class LogisticTask(Task):
         weights, intercept = self.unflatten(self.flatten(arrays))
         return x @ weights.T + intercept
 
-    def objective(self, rows: Rows, *, l1: float, l2: float) -> Objective:
+    def objective(self, rows: Rows, *, l1: float, l2: float, pull: Pull | None = None) -> Objective:
         """F over `rows`."""
-        return Objective(self.family, rows.x, self.family.targets(rows.y), l1, l2)
+        return Objective(self.family, rows.x, self.family.targets(rows.y), l1, l2, pull)
+
+    def train_alone(self, rows: Rows, configs: Iterable[Config]) -> Arrays:
+        """The optimum of F over `rows`: what any number of rounds leads to."""
+        last = FitConfig.read(deque(configs, maxlen=1).pop())
+        return self.solve(rows, l1=last.l1, l2=last.l2, tolerance=ALONE_TOLERANCE)
 
     def solve(self, rows: Rows, *, l1: float = 0.0, l2: float, tolerance: float = 1e-8) -> Arrays:
         """The optimum of F over `rows`, to a largest gradient entry of `tolerance`: the baseline of a federated run.
@@ -113,10 +139,9 @@ class LogisticTask(Task):
     def measure(self, arrays: Arrays, rows: Rows) -> dict[str, float | int]:
         """The sums of `CLASS_SUMS` over `rows`. A tie between classes goes to the one with the lower index."""
         z, targets = self.logits(arrays, rows.x), self.family.targets(rows.y)
-        predicted = z.argmax(axis=1) if z.shape[1] > 1 else z[:, 0] > 0
         return {
             "examples": len(rows),
-            "correct": int(np.count_nonzero(predicted == rows.y)),
+            "correct": int(np.count_nonzero(_predicted(z) == rows.y)),
             "log_loss": float(self.family.loss(z, targets).sum()),
             "brier": float(((self.family.mean(z) - targets) ** 2).sum()),
         }
@@ -131,6 +156,38 @@ class LogisticTask(Task):
 
     def summarise(self, sums: Sums) -> dict[str, float]:
         return class_means(sums)
+
+    def predict(self, arrays: Arrays, x: Array) -> tuple[Array, Array]:
+        """As `measure` counts: a tie goes to the lower class."""
+        z = self.logits(arrays, x)
+        return _predicted(z), self.family.probabilities(z)
+
+    def calibration(self, arrays: Arrays, rows: Rows) -> tuple[float, float] | None:
+        if not len(rows):
+            return None
+        probabilities = self.probabilities(arrays, rows.x)
+        if probabilities.shape[1] == 2:
+            return float(probabilities[:, 1].mean()), float((rows.y == 1).mean())
+        return float(probabilities.max(axis=1).mean()), float((probabilities.argmax(axis=1) == rows.y).mean())
+
+    def coefficients(
+        self, arrays: Arrays, scaling: Scaling | None, survey: CurvatureSums | None
+    ) -> Coefficients | None:
+        """Binary: log odds of the second class. Multinomial: log odds of each class against the first."""
+        outputs, features, classes = self.family.outputs, self.schema.features, self.schema.classes
+        shift, scale = scaling or (np.zeros(len(features)), np.ones(len(features)))
+        weights, intercept = arrays
+        values = in_original_units(weights, intercept, shift, scale)
+        contrast = np.eye(1) if outputs == 1 else np.eye(outputs)[1:] - np.eye(outputs)[0]
+        errors: list[float | None] = [None] * (len(contrast) * (len(features) + 1))
+        unsettled = 0.0
+        if survey is not None:
+            penalty = self.flatten((np.full((outputs, len(features)), survey.l2), np.zeros(outputs)))
+            a = np.kron(contrast, np.eye(len(features) + 1)) @ original_units_map(outputs, shift, scale)
+            errors, unsettled = standard_errors(a, Evidence.of(survey.arrays, penalty, survey.examples))
+        rows = table(classes[1:], features, contrast @ values, errors, odds=True)
+        note = remarks(unsettled, penalised=survey is not None and survey.l2 > 0, original=scaling is not None)
+        return Coefficients(tuple(row.to_json() for row in rows), note)
 
     def evaluate(self, arrays: Arrays, rows: Rows) -> dict[str, float]:
         """`summarise(measure(...))` and `auc`: with more than two classes the mean of one against the rest.
@@ -156,6 +213,7 @@ class LogisticClient(NumPyClient):
         `train` gives new parameters. `gradient` gives the received ones minus the learning rate times the gradient of
         F (with l1 a subgradient). `curvature` gives F (1,), its gradient (P,) and the upper triangle of its Hessian
         (P (P + 1) / 2,) in np.triu_indices order, over the P parameters of `weights` and then `intercept` in C order.
+        With a `correction` to train by, parameters come and arrays go back as tasks/base.py says.
 
         Returns also the number of training rows and, with `metrics`, the sums of the received model on the test rows.
         Raises ValueError without training rows and for a config or parameters that do not fit.
@@ -163,7 +221,8 @@ class LogisticClient(NumPyClient):
         asked, train = FitConfig.read(config), self.shard.train
         if not len(train):
             raise ValueError(f"client {self.shard.client!r} has no training rows: give it data or leave it out")
-        theta = self.task.flatten(tuple(parameters))
+        params, correction = asked.split(parameters)
+        theta = self.task.flatten(params)
         objective = self.task.objective(train, l1=asked.l1, l2=asked.l2)
         with np.errstate(over="ignore", invalid="ignore"):  # divergence shows in the arrays, where the node refuses it
             if asked.work == "curvature":
@@ -171,17 +230,34 @@ class LogisticClient(NumPyClient):
             elif asked.work == "gradient":
                 result = self.task.unflatten(theta - asked.learning_rate * objective.subgradient(theta))
             else:
-                result = self.task.unflatten(SOLVERS[asked.solver](objective, theta, asked))
+                result = self._train(theta, correction, asked)
             metrics: dict[str, Scalar] = {}
             if asked.metrics:
-                metrics.update(self.task.measure(tuple(parameters), self.shard.test))
+                metrics.update(self.task.measure(params, self.shard.test))
         return list(result), len(train), metrics
+
+    def _train(self, theta: Array, correction: Arrays, asked: FitConfig) -> Arrays:
+        """New parameters; with a correction also the mean gradient of the way there."""
+        slope = self.task.flatten(correction) if asked.correction else np.zeros_like(theta)
+        pulled = asked.correction or asked.proximal_mu > 0
+        pull = Pull(theta, asked.proximal_mu, slope) if pulled else None
+        objective = self.task.objective(self.shard.train, l1=asked.l1, l2=asked.l2, pull=pull)
+        new = SOLVERS[asked.solver](objective, theta, asked)
+        if not asked.correction:
+            return self.task.unflatten(new)
+        mean = mean_gradient(objective, theta, new, asked) - slope
+        return *self.task.unflatten(new), *self.task.unflatten(mean)
 
     def evaluate(self, parameters: list[Array], config: dict[str, Scalar]) -> tuple[float, int, dict[str, Scalar]]:
         """The mean log loss on the test rows (nan without any), their number, and the metric sums."""
         with np.errstate(over="ignore", invalid="ignore"):
             sums = self.task.measure(tuple(parameters), self.shard.test)
         return self.task.summarise(sums)["log_loss"], len(self.shard.test), {**sums}
+
+
+def _predicted(z: Array) -> Array:
+    """The class of each row of logits (n, K)."""
+    return z.argmax(axis=1) if z.shape[1] > 1 else (z[:, 0] > 0).astype(np.int64)
 
 
 def _curvature(objective: Objective, theta: Array) -> Arrays:

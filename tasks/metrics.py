@@ -1,5 +1,6 @@
 """Metrics of classifiers: sums that add over clients, their means, and the area under the ROC curve."""
 
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -41,3 +42,16 @@ def macro_auc(y: NDArray[Any], scores: NDArray[Any]) -> float | None:
     per_class = [auc(y == k, scores[:, k]) for k in range(scores.shape[1])]
     known = [value for value in per_class if value is not None]
     return sum(known) / len(known) if len(known) == len(per_class) else None
+
+
+def number_means(sums: Sums) -> dict[str, float]:
+    """`r2`, `mse` and `mae`; all nan without examples, r2 also where the label does not vary.
+
+    r2 = 1 - squared_error / (target_squared - target^2 / examples). Sums given as Fractions are divided exactly.
+    """
+    n = sums["examples"]
+    if not n:
+        return dict.fromkeys(("r2", "mse", "mae"), float("nan"))
+    spread = sums["target_squared"] - Fraction(sums["target"]) ** 2 / Fraction(n)
+    r2 = float(1 - Fraction(sums["squared_error"]) / Fraction(spread)) if spread > 0 else float("nan")
+    return {"r2": r2, "mse": float(sums["squared_error"] / n), "mae": float(sums["absolute_error"] / n)}

@@ -1,6 +1,6 @@
 """The function that a client minimises, with its derivatives.
 
-    F(W, b) = 1/n sum_i loss(W x_i + b, t_i) + l2/2 ||W||_F^2 + l1 ||W||_1
+    F(W, b) = 1/n sum_i loss(W x_i + b, t_i) + l2/2 ||W||_F^2 + l1 ||W||_1 + pull
 
 The loss is a family's (tasks/families.py); the intercept b is not penalised. Since F is a mean, the n-weighted mean of
 the clients' F is F of all their rows pooled: the federated optimum is the pooled one.
@@ -21,14 +21,34 @@ Array = NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
+class Pull:
+    """What a strategy adds to F: mu/2 ||theta - start||^2 + <slope, theta>, over all P parameters."""
+
+    start: Array
+    mu: float
+    slope: Array
+
+    def value(self, theta: Array) -> float:
+        """At theta."""
+        away = theta - self.start
+        return float(self.mu / 2 * np.vdot(away, away) + np.vdot(self.slope, theta))
+
+    def gradient(self, theta: Array) -> Array:
+        """At theta: (P,)."""
+        result: Array = self.mu * (theta - self.start) + self.slope
+        return result
+
+
+@dataclass(frozen=True, slots=True)
 class Objective:
-    """F over the rows of one data owner. x: (n, d), targets: (n, outputs), n at least 1."""
+    """F over the rows of one data owner. x: (n, d), targets: (n, outputs), n at least 1. `pull` is seldom there."""
 
     family: Family
     x: Array
     targets: Array
     l1: float
     l2: float
+    pull: Pull | None = None
 
     def views(self, theta: Array) -> tuple[Array, Array]:
         """W and b as views into a vector ordered like theta."""
@@ -44,13 +64,15 @@ class Objective:
         """F(theta)."""
         w, _ = self.views(theta)
         loss = self.family.loss(self.logits(theta), self.targets).mean()
-        return float(loss + self.l2 / 2 * np.vdot(w, w) + self.l1 * np.abs(w).sum())
+        own = float(loss + self.l2 / 2 * np.vdot(w, w) + self.l1 * np.abs(w).sum())
+        return own if self.pull is None else own + self.pull.value(theta)
 
     def gradient(self, theta: Array) -> Array:
-        """The gradient of F without its l1 term: 1/n sum_i (mean(z_i) - t_i) [x_i, 1] + l2 [W, 0]."""
+        """The gradient of F without its l1 term: 1/n sum_i (mean(z_i) - t_i) [x_i, 1] + l2 [W, 0], plus the pull's."""
         w, _ = self.views(theta)
         residual = (self.family.mean(self.logits(theta)) - self.targets) / len(self.x)
-        return np.concatenate([(residual.T @ self.x + self.l2 * w).ravel(), residual.sum(axis=0)])
+        own = np.concatenate([(residual.T @ self.x + self.l2 * w).ravel(), residual.sum(axis=0)])
+        return own if self.pull is None else own + self.pull.gradient(theta)
 
     def subgradient(self, theta: Array) -> Array:
         """A subgradient of all of F; at a weight of exactly 0 the one of |w| is taken to be 0."""
@@ -61,7 +83,8 @@ class Objective:
     def hessian(self, theta: Array) -> Array:
         """The Hessian of F without its l1 term: (P, P).
 
-        1/n sum_i kron(covariance(z_i), [x_i, 1] [x_i, 1]^T), in theta's order, plus l2 on the weights' diagonal.
+        1/n sum_i kron(covariance(z_i), [x_i, 1] [x_i, 1]^T), in theta's order, plus l2 on the weights' diagonal and
+        the pull's mu on all of it.
         """
         x = np.column_stack([self.x, np.ones(len(self.x))])
         outputs, width = self.family.outputs, x.shape[1]
@@ -75,6 +98,8 @@ class Objective:
         result: Array = blocks.reshape(theta.size, theta.size)[np.ix_(order, order)]
         weights = np.arange(theta.size - outputs)
         result[weights, weights] += self.l2
+        if self.pull is not None:
+            result[np.diag_indices_from(result)] += self.pull.mu
         return result
 
     def stepper(self, theta: Array, rate: float) -> Callable[[Array | slice], None]:
@@ -89,6 +114,7 @@ class Objective:
         shrink = 1.0 - rate * self.l2
 
         def step(rows: Array | slice) -> None:
+            pulled = None if self.pull is None else rate * self.pull.gradient(theta)
             x = self.x[rows]
             z = x @ w.T
             np.add(z, b, out=z)
@@ -100,6 +126,8 @@ class Objective:
                 np.multiply(w, shrink, out=w)
             np.subtract(w, direction, out=w)
             np.subtract(b, np.add.reduce(residual, axis=0), out=b)
+            if pulled is not None:
+                np.subtract(theta, pulled, out=theta)
             if self.l1:
                 w[...] = soft_threshold(w, rate * self.l1)
 
@@ -109,7 +137,7 @@ class Objective:
         """A Lipschitz constant of `gradient`: descent with a rate of 1 / smoothness never fails."""
         x = np.column_stack([self.x, np.ones(len(self.x))])
         largest = float(np.linalg.eigvalsh(x.T @ x / len(x))[-1])
-        return self.family.curvature_bound * largest + self.l2
+        return self.family.curvature_bound * largest + self.l2 + (self.pull.mu if self.pull else 0.0)
 
 
 def soft_threshold(w: Array, threshold: float) -> Array:

@@ -47,6 +47,14 @@ def _descend(objective: Objective, theta: Array, config: FitConfig, batch_size: 
     return theta
 
 
+def mean_gradient(objective: Objective, start: Array, end: Array, config: FitConfig) -> Array:
+    """The mean of the gradients along which gd or sgd went from `start` to `end`; with l1 of subgradients."""
+    num_rows = len(objective.x)
+    size = min(config.batch_size or num_rows, num_rows) if config.solver == "sgd" else num_rows
+    result: Array = (start - end) / (config.iterations(-(-num_rows // size)) * config.learning_rate)
+    return result
+
+
 def batches(num_rows: int, size: int, rng: np.random.Generator) -> Iterator[Array | slice]:
     """Mini-batches without end: each epoch is a fresh permutation cut into pieces of `size`, the last one shorter.
 

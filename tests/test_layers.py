@@ -11,7 +11,7 @@ from importlinter.cli import lint_imports
 PROJECT = Path(__file__).parents[1]
 
 # Beside these nothing of strategies/ knows Flower.
-FLOWER_IN_STRATEGIES = {"base.py", "rounds.py", "exchange.py", "wire.py"}
+FLOWER_IN_STRATEGIES = {"base.py", "rounds.py", "survey.py", "exchange.py", "wire.py"}
 
 
 def imports(path):
@@ -32,7 +32,7 @@ def test_the_layers_of_pyproject_hold(monkeypatch, capsys):
     assert status == 0, capsys.readouterr().out
 
 
-def test_flower_is_known_to_four_files_of_strategies():
+def test_flower_is_known_to_five_files_of_strategies():
     knowing = {path.name for path in (PROJECT / "strategies").rglob("*.py") if of_flower(path)}
     assert knowing == FLOWER_IN_STRATEGIES
 
@@ -44,8 +44,17 @@ def test_tasks_know_flowers_numpy_client_and_nothing_else_of_it():
 
 @pytest.mark.parametrize("package", ["fl_app", "strategies", "tasks"])
 def test_the_product_does_not_know_its_tests(package):
-    names = set().union(*(set(imports(path)) for path in (PROJECT / package).rglob("*.py")))
+    """But for the contract suites, which authors of extensions run with pytest."""
+    files = set((PROJECT / package).rglob("*.py")) - set((PROJECT / "fl_app/contracts").rglob("*.py"))
+    names = set().union(*(set(imports(path)) for path in files))
     assert not {name for name in names if name.split(".")[0] in ("tests", "pytest", "hypothesis", "conftest")}
+
+
+def test_the_product_does_not_import_its_contract_suites():
+    names = set().union(*(set(imports(path)) for path in (PROJECT / "fl_app").rglob("*.py")))
+    outside = [path for path in (PROJECT / "fl_app").rglob("*.py") if path.parent.name != "contracts"]
+    assert any(name.startswith("fl_app.contracts") for name in names)
+    assert not {name for path in outside for name in imports(path) if name.startswith("fl_app.contracts")}
 
 
 def test_a_node_imports_what_its_task_needs_and_no_more():

@@ -1,8 +1,9 @@
 """How much a client's update counts in the mean."""
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
-from strategies.transform import Round, Transform
+from strategies.transform import Pipeline, Round, Transform, chain
 from strategies.update import Arrays, Update
 
 
@@ -15,6 +16,10 @@ class ByExamples(Transform):
 
     cap: int
 
+    def __post_init__(self) -> None:
+        if self.cap < 1:
+            raise ValueError(f"max-weight={self.cap}: expected at least 1")
+
     def encode(self, update: Update, state: Arrays, round: Round) -> tuple[Update, Arrays]:
         """Sets the weight; the arrays stay."""
         return replace(update, weight=min(update.num_examples, self.cap)), state
@@ -22,3 +27,11 @@ class ByExamples(Transform):
     def max_weight(self, num_examples: int, before: int) -> int:
         """min(n, cap)."""
         return min(num_examples, self.cap)
+
+
+Weighting = Literal["examples", "uniform"]
+
+
+def weighted(weighting: Weighting, max_weight: int) -> Pipeline:
+    """The pipeline of a strategy that weighs clients and does nothing else to their updates."""
+    return chain(ByExamples(max_weight)) if weighting == "examples" else chain()

@@ -3,39 +3,20 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar, NewType
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tasks.base import Rows, Schema, Shard
+from tasks.base import Target
+from tasks.data.design import Missing
 from tasks.data.draw import generator, stratified_split
+from tasks.data.table import Division, Indices, Table
 
-Indices = NDArray[np.intp]
+DEFAULT_CLIENTS = 10
+"""Where neither the run nor the data say how many."""
 
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """Rows with named columns, all in one place. x: (n, d) float64 with column j = schema.features[j]; y: (n,)."""
-
-    x: NDArray[Any]
-    y: NDArray[Any]
-    schema: Schema
-
-    def __post_init__(self) -> None:
-        expected = (len(self.y), len(self.schema.features))
-        if self.x.shape != expected:
-            raise ValueError(f"a table of {expected[0]} labels and {expected[1]} features has x of {self.x.shape}")
-        classes = len(self.schema.classes)
-        if classes and not np.isin(self.y, np.arange(classes)).all():
-            raise ValueError(f"label {self.schema.label!r} must hold class indices within 0 and {classes - 1}")
-
-    def __len__(self) -> int:
-        return len(self.y)
-
-    def rows(self, indices: Indices) -> Rows:
-        """Copies of the rows at `indices`, in that order."""
-        return Rows(self.x[indices], self.y[indices])
+PathText = NewType("PathText", str)
+"""A constructor parameter of this type names a file; a run takes it from the folder that it is started in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +30,9 @@ class Partition:
 class Partitioner(ABC):
     """Deals the rows of a table to clients: each row to exactly one of them, and to each client at least one."""
 
+    counts_clients: ClassVar[bool] = False
+    """Whether the rows themselves say how many clients there are."""
+
     @abstractmethod
     def assign(self, table: Table, num_clients: int, seed: int) -> Partition:
         """A pure function of its arguments. ValueError where it cannot be done, naming the rows and the clients."""
@@ -58,13 +42,15 @@ class Partitioner(ABC):
 class Split:
     """How a data source is divided: among clients, and at each client into rows to train and to test on.
 
-    num_clients 0 means as many as the data say.
+    num_clients 0 means as many as the data say. target: what the task wants the label to be, where the data can be read
+    either way.
     """
 
     num_clients: int
     partition: Partitioner
     test_fraction: float
     seed: int
+    target: Target = "class"
 
     def __post_init__(self) -> None:
         if self.num_clients < 0:
@@ -75,23 +61,32 @@ class Split:
             raise ValueError(f"seed must be 0 or more, got {self.seed}")
 
 
-class DataSource(ABC):
-    """Opened data: who has some, and the shard of each. `clients` is sorted."""
+@dataclass(frozen=True, slots=True)
+class OwnFile:
+    """The file of one data owner at its own site, as its node's configuration names it. test_path may be empty."""
 
-    schema: Schema
+    client: str
+    path: str
+    label: str
+    test_path: str = ""
+
+
+class DataSource(ABC):
+    """Opened data: who has some, and the rows of each. `clients` is sorted."""
+
     clients: tuple[str, ...]
 
-    def shard(self, client: str) -> Shard:
+    def divide(self, client: str) -> Division:
         """The rows of one client: a pure function of the split and the client, whoever asks and in whatever order.
 
         The test rows are stratified by class. Raises KeyError for a client that this data do not have.
         """
         if client not in self.clients:
             raise KeyError(f"no client {client!r}: this data has {len(self.clients)}, from {self.clients[0]!r} on")
-        return self._shard(client)
+        return self._divide(client)
 
     @abstractmethod
-    def _shard(self, client: str) -> Shard: ...
+    def _divide(self, client: str) -> Division: ...
 
 
 class Dataset(ABC):
@@ -101,9 +96,23 @@ class Dataset(ABC):
     the model itself on all test rows. False where only clients have their rows.
     """
 
-    server_held: ClassVar[bool] = False
-    partitioned: ClassVar[bool] = True
+    server_held: bool = False
+    partitioned: bool = True
     """Whether the run's partition deals the rows; False where they are born divided."""
+    missing: Missing = "error"
+    """What becomes of missing cells."""
+    positive: str = ""
+    """Which of two classes is the one with index 1; empty for the second one in order."""
+    at_sites: bool = False
+    """Whether the rows lie at sites, each of which knows its own file, and cannot be opened here."""
+
+    names_files: bool = False
+    """Whether the run itself says which files to read: right in a simulation, never at a site."""
+
+    def for_site(self, own: OwnFile) -> "Dataset":
+        """These data as one site has them. Raises ValueError where they are not read from files of sites, or name
+        files themselves: what is read at a site is the site's to say."""
+        raise ValueError(f"{own.path}: these data are not read from a site's own file: use data=csv")
 
     @abstractmethod
     def open(self, split: Split) -> DataSource:
@@ -129,20 +138,26 @@ class PartitionedTable(DataSource):
     def __init__(self, table: Table, split: Split) -> None:
         """Raises ValueError where the partitioner cannot deal these rows to that many clients."""
         self._split = split
-        self._partition = split.partition.assign(table, split.num_clients, split.seed)
-        self.schema = self._partition.table.schema
+        self._partition = deal(table, split)
         self.clients = tuple(sorted(self._partition.rows))
 
-    def _shard(self, client: str) -> Shard:
+    def _divide(self, client: str) -> Division:
         own = self._partition.table.rows(self._partition.rows[client])
-        return split_rows(client, own, self.schema, self._split)
+        return split_rows(client, own, self._split)
 
 
-def split_rows(client: str, rows: Rows, schema: Schema, split: Split) -> Shard:
+def deal(table: Table, split: Split) -> Partition:
+    """A table dealt by the run's partition. Raises ValueError where that cannot be done."""
+    if split.num_clients or split.partition.counts_clients:
+        return split.partition.assign(table, split.num_clients, split.seed)
+    return split.partition.assign(table, DEFAULT_CLIENTS, split.seed)
+
+
+def split_rows(client: str, table: Table, split: Split) -> Division:
     """One client's rows as train and test, stratified by class, drawn from (seed, client)."""
-    strata = rows.y if schema.classes else np.zeros(len(rows), dtype=np.int64)
+    strata = table.y if table.columns.classes else np.zeros(len(table), dtype=np.int64)
     train, test = stratified_split(strata, split.test_fraction, generator(split.seed, "test split", client))
-    return Shard(client, Rows(rows.x[train], rows.y[train]), Rows(rows.x[test], rows.y[test]))
+    return Division(client, table.rows(train), table.rows(test))
 
 
 def client_ids(num_clients: int) -> tuple[str, ...]:

@@ -5,8 +5,8 @@ scikit-learn is imported where its data are read, since it is slow to load and m
 
 import numpy as np
 
-from tasks.base import Schema
-from tasks.data.base import Table, TableDataset
+from tasks.data.base import TableDataset
+from tasks.data.table import Columns, Table
 
 
 class BreastCancer(TableDataset):
@@ -20,9 +20,9 @@ class BreastCancer(TableDataset):
         from sklearn.datasets import load_breast_cancer
 
         data = load_breast_cancer()
-        features = tuple(str(name) for name in data.feature_names)
         malignant = 1 - data.target.astype(np.int64)
-        return Table(data.data, malignant, Schema(features, "diagnosis", ("benign", "malignant")))
+        columns = Columns.of_numbers(data.feature_names, "diagnosis", ("benign", "malignant"))
+        return Table(data.data, malignant, columns)
 
 
 class Digits(TableDataset):
@@ -35,6 +35,5 @@ class Digits(TableDataset):
         from sklearn.datasets import load_digits
 
         data = load_digits()
-        features = tuple(str(name) for name in data.feature_names)
         classes = tuple(str(name) for name in data.target_names)
-        return Table(data.data, data.target.astype(np.int64), Schema(features, "digit", classes))
+        return Table(data.data, data.target.astype(np.int64), Columns.of_numbers(data.feature_names, "digit", classes))

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tasks.data.base import Indices, Partition, Partitioner, Table, client_ids
+from tasks.data.base import Partition, Partitioner, client_ids
 from tasks.data.draw import apportion, generator
+from tasks.data.table import Array, Feature, Indices, Table
 from tasks.suggest import unknown
 
 
@@ -109,15 +110,16 @@ class ByColumn(Partitioner):
         column: the name of the column, a feature
     """
 
+    counts_clients = True
+
     def __init__(self, *, column: str) -> None:
         self.column = column
 
     def assign(self, table: Table, num_clients: int, seed: int) -> Partition:
-        features = table.schema.features
-        if self.column not in features:
-            raise ValueError(f"partition by-column: {unknown('column', self.column, features)}")
-        position = features.index(self.column)
-        values, owner = np.unique(table.x[:, position], return_inverse=True)
+        names = table.columns.names
+        if self.column not in names:
+            raise ValueError(f"partition by-column: {unknown('column', self.column, names)}")
+        values, owner = np.unique(table.column(self.column), return_inverse=True)
         if not np.isfinite(values).all():
             raise ValueError(f"partition by-column: column {self.column!r} has missing values: fill or drop those rows")
         if num_clients not in (0, len(values)):
@@ -125,11 +127,18 @@ class ByColumn(Partitioner):
                 f"partition by-column: column {self.column!r} has {len(values)} values, num-clients is {num_clients}: "
                 "set num-clients=0"
             )
-        rest = features[:position] + features[position + 1 :]
-        schema = type(table.schema)(rest, table.schema.label, table.schema.classes)
-        names = [str(int(value)) if value.is_integer() else str(value) for value in values.tolist()]
-        rows = {name: np.flatnonzero(owner == index) for index, name in enumerate(names)}
-        return Partition(Table(np.delete(table.x, position, axis=1), table.y, schema), rows)
+        ids = _texts(table.columns.features[names.index(self.column)], values)
+        rows = {client: np.flatnonzero(owner == index) for index, client in enumerate(ids)}
+        return Partition(table.without(self.column), rows)
+
+
+def _texts(feature: Feature, values: Array) -> list[str]:
+    """The cells of a column as a person writes them."""
+    if feature.kind == "category":
+        return [feature.levels[int(value)] for value in values]
+    if feature.kind == "boolean":
+        return ["true" if value else "false" for value in values]
+    return [str(int(value)) if value.is_integer() else str(value) for value in values.tolist()]
 
 
 def _partition(table: Table, rows: Sequence[Indices]) -> Partition:

@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 
-from tasks.base import Rows, Schema, Shard
-from tasks.data.base import Dataset, DataSource, Split, client_ids, split_rows
+from tasks.data.base import DEFAULT_CLIENTS, Dataset, DataSource, Split, client_ids, split_rows
 from tasks.data.draw import generator
+from tasks.data.table import Columns, Division, Table
 
 
 class Synthetic(Dataset):
@@ -53,26 +53,22 @@ class Synthetic(Dataset):
         self.separation = separation
 
     def open(self, split: Split) -> "SyntheticSource":
-        """Raises ValueError for num_clients 0: these data do not say how many there are."""
+        """As many clients as wanted, by default as many as a table is dealt to."""
         return SyntheticSource(self, split)
 
 
 class SyntheticSource(DataSource):
-    """The clients of `Synthetic`; a shard is generated when it is asked for."""
+    """The clients of `Synthetic`; their rows are generated when they are asked for."""
 
     def __init__(self, law: Synthetic, split: Split) -> None:
-        if split.num_clients < 1:
-            raise ValueError(
-                "data synthetic: num-clients is 0, but generated data do not say how many: choose a number"
-            )
         self._law, self._split = law, split
-        names = tuple(f"x{index}" for index in range(law.features))
-        self.schema = Schema(names, "class", tuple(str(label) for label in range(law.classes)))
-        self.clients = client_ids(split.num_clients)
+        names = [f"x{index}" for index in range(law.features)]
+        self._columns = Columns.of_numbers(names, "class", tuple(str(label) for label in range(law.classes)))
+        self.clients = client_ids(split.num_clients or DEFAULT_CLIENTS)
         directions = generator(split.seed, "synthetic truth").standard_normal((law.classes, law.features))
         self._means = law.separation * directions / np.linalg.norm(directions, axis=1, keepdims=True)
 
-    def _shard(self, client: str) -> Shard:
+    def _divide(self, client: str) -> Division:
         law, rng = self._law, generator(self._split.seed, "synthetic client", client)
         spread = law.size_skew
         size = max(1, round(law.examples * math.exp(spread * rng.standard_normal() - spread**2 / 2)))
@@ -81,4 +77,4 @@ class SyntheticSource(DataSource):
         y = np.where(rng.random(size) < law.label_skew, favourite, rng.integers(law.classes, size=size))
         x = rng.standard_normal((size, law.features))
         x += self._means[y] + shift
-        return split_rows(client, Rows(x, y), self.schema, self._split)
+        return split_rows(client, Table(x, y, self._columns), self._split)

@@ -14,8 +14,10 @@ from strategies.transform import Opens, Transform, chain
 from strategies.transforms.weighting import ByExamples
 from strategies.work import Delta
 from tasks.base import Schema
-from tasks.data.base import PartitionedTable
+from tasks.data.base import PartitionedTable, TableDataset
 from tasks.data.bundled import BreastCancer
+from tasks.data.design import Missing
+from tasks.data.table import Columns, Feature, Table
 from tasks.logistic import LogisticTask
 
 
@@ -28,13 +30,13 @@ class HeldByClients(BreastCancer):
 class UnreadableSource(PartitionedTable):
     """One client's rows hold a missing value, another's cannot be read at all."""
 
-    def _shard(self, client):
-        shard = super()._shard(client)
+    def _divide(self, client):
+        division = super()._divide(client)
         if client == "03":
-            shard.train.x[0, 0] = np.nan
+            division.train.x[0, 0] = np.nan
         if client == "05":
             raise ValueError("row 17: John Smith")
-        return shard
+        return division
 
 
 class Unreadable(HeldByClients):
@@ -42,6 +44,65 @@ class Unreadable(HeldByClients):
 
     def open(self, split):
         return UnreadableSource(self.table(), split)
+
+
+class UnevenSource(PartitionedTable):
+    """Client 01 has its columns in another order, 03 lacks one, 05 has one more, 07 writes another label."""
+
+    def _divide(self, client):
+        division = super()._divide(client)
+        change = {"01": self._turned, "03": self._less, "05": self._more, "07": self._other_label}.get(client)
+        return (
+            division if change is None else replace(division, train=change(division.train), test=change(division.test))
+        )
+
+    def _turned(self, table):
+        features = table.columns.features[::-1]
+        return replace(table, x=table.x[:, ::-1], columns=replace(table.columns, features=features))
+
+    def _less(self, table):
+        return table.without("mean area")
+
+    def _more(self, table):
+        features = (*table.columns.features, Feature("mean aera"))
+        return Table(np.column_stack([table.x, table.x[:, 0]]), table.y, replace(table.columns, features=features))
+
+    def _other_label(self, table):
+        return replace(table, columns=replace(table.columns, classes=("benign", "Malignant")))
+
+
+class Uneven(HeldByClients):
+    """Breast cancer in which clients describe their rows differently."""
+
+    def open(self, split):
+        return UnevenSource(self.table(), split)
+
+
+class Mixed(TableDataset):
+    """Numbers of very different size, a boolean, a category with rare values, and gaps in all of them.
+
+    Args:
+        missing: what becomes of the gaps
+    """
+
+    server_held = False
+
+    def __init__(self, *, missing: Missing = "indicator") -> None:
+        self.missing = missing
+
+    def table(self):
+        rng = np.random.default_rng(0)
+        size, levels = 600, ("ward", "ICU", "at home", "elsewhere")
+        columns = Columns(
+            (Feature("seen"), Feature("age"), Feature("smoker", "boolean"), Feature("place", "category", levels)),
+            "outcome",
+            ("alive", "dead"),
+        )
+        age, smoker = rng.normal(60, 15, size), rng.integers(2, size=size)
+        place = rng.choice(4, size, p=[0.5, 0.3, 0.19, 0.01])
+        y = (rng.random(size) < 1 / (1 + np.exp(-(age - 60) / 15 - smoker + (place == 1)))).astype(np.int64)
+        x = np.column_stack([1.7e9 + rng.integers(0, 3600, size), age, smoker, place])
+        return Table(np.where(rng.random(x.shape) < 0.05, np.nan, x), y, columns)
 
 
 class FaultyTask(LogisticTask):

@@ -21,7 +21,7 @@ from fl_app.job import resumed_job, run_job
 from fl_app.profiles import load_profile
 from fl_app.run_folder import RunFolder
 from strategies.base import ServerState
-from tasks.base import Schema
+from tasks.data.design import Design, Term
 
 Make = Callable[..., Any]
 
@@ -29,7 +29,30 @@ dtypes = st.sampled_from([np.float64, np.float32, np.int64, np.uint8])
 shapes = npst.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4)
 some_arrays = st.lists(npst.arrays(dtypes, shapes), max_size=3)
 reals = st.floats(allow_nan=False)
+finite = st.floats(allow_nan=False, allow_infinity=False)
 SEEDS = st.integers(0, 2**63 - 1)
+
+
+def designs(names: list[str]) -> st.SearchStrategy[Design]:
+    """Designs of numbers, scaled, and a category."""
+    numbers = [
+        st.builds(Term, st.just(f"number {name}"), st.just("number"), finite, finite.map(abs).filter(bool))
+        for name in names
+    ]
+    category = st.builds(
+        lambda levels, indicator: Term("category", "category", categories=tuple(levels), indicator=indicator),
+        st.lists(st.text(), unique=True, min_size=1).filter(lambda levels: not {"other", "missing"} & set(levels)),
+        st.booleans(),
+    )
+    return st.builds(
+        Design,
+        st.tuples(*numbers, category),
+        st.text(),
+        st.lists(st.text()).map(tuple),
+        st.sampled_from(["global", "local", "none"]),
+        st.sampled_from(["error", "mean", "indicator"]),
+    )
+
 
 checkpoints = st.builds(
     Checkpoint,
@@ -44,9 +67,8 @@ checkpoints = st.builds(
         optimizer=some_arrays.map(tuple),
         used_rounds=st.dictionaries(st.text(), st.integers(1, 10**6)),
     ),
-    schema=st.builds(Schema, st.lists(st.text()).map(tuple), st.text(), st.lists(st.text()).map(tuple)),
+    design=st.lists(st.text(), unique=True, max_size=3).flatmap(designs),
     array_names=st.lists(st.text()).map(tuple),
-    statistics=st.none() | st.tuples(st.lists(reals).map(tuple), st.lists(reals).map(tuple)),
     clients=st.integers(0, 10**6),
     metrics_on=st.sampled_from(["server", "clients"]),
     startup_s=reals,
@@ -72,9 +94,12 @@ def test_what_is_read_is_what_was_written_to_the_bit(
     Checkpoint.commit(checkpoint.prepare(path), path)
     back = Checkpoint.read(path)
     assert plain(back) == plain(checkpoint)
-    assert repr(back.statistics) == repr(checkpoint.statistics)  # -0.0 is not 0.0
+    assert repr(back.design) == repr(checkpoint.design)  # -0.0 is not 0.0
     assert bits(back.state.params) == bits(checkpoint.state.params)
     assert bits(back.state.optimizer) == bits(checkpoint.state.optimizer)
+
+
+DESIGN = Design((Term("a", "number", 0.1, 1 / 3), Term("b", "boolean", 0.2, 1.0)), "label", ("no", "yes"), "global")
 
 
 @pytest.fixture
@@ -84,9 +109,8 @@ def checkpoint() -> Checkpoint:
         config=RunConfig(),
         job="job",
         state=ServerState(3, (np.arange(6.0).reshape(2, 3), np.ones(2)), (np.array([np.inf]),), {"00": 2}),
-        schema=Schema(("a", "b"), "label", ("no", "yes")),
+        design=DESIGN,
         array_names=("weights", "intercept"),
-        statistics=((0.1, 0.2), (1.0, 1 / 3)),
         clients=10,
         metrics_on="server",
         startup_s=0.5,
@@ -169,12 +193,36 @@ def test_safetensors_of_another_program_are_refused_by_name(tmp_path: Path, meta
 
 
 @pytest.mark.parametrize(
-    "change", [{"format": FORMAT + 1}, {"format": "1"}, {"round": None}, {"job": None}, {"schema": None}]
+    "change", [{"format": FORMAT + 1}, {"format": "1"}, {"round": None}, {"job": None}, {"design": None}]
 )
 def test_a_checkpoint_of_another_format_or_lacking_a_part_is_refused_by_name(
     path: Path, change: dict[str, Any]
 ) -> None:
     content = {key: value for key, value in (about(path) | change).items() if value is not None}
+    save_file({"params.0": np.zeros(3)}, path, {"fl-app": json.dumps(content)})
+    with pytest.raises(Refused, match=f"^no checkpoint of this version: {path}: "):
+        Checkpoint.read(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"features": None},
+        {"classes": None},
+        {"features": [{"name": "a", "kind": "number", "median": 0.0}]},
+        {"features": []},
+        {"features": [{"name": "a", "kind": "date"}]},
+        {"features": [{"name": "a", "kind": "number", "mean": 0.0, "scale": 0.0}]},
+        {"standardize": "median"},
+        {"missing": "drop"},
+    ],
+    ids=str,
+)
+def test_a_checkpoint_whose_design_is_none_of_this_version_is_refused_by_name(
+    path: Path, change: dict[str, Any]
+) -> None:
+    content = about(path)
+    content["design"] |= change
     save_file({"params.0": np.zeros(3)}, path, {"fl-app": json.dumps(content)})
     with pytest.raises(Refused, match=f"^no checkpoint of this version: {path}: "):
         Checkpoint.read(path)
@@ -351,11 +399,10 @@ def test_a_run_resumes_from_wherever_its_folder_was_moved_to(broken: RunFolder, 
     assert not broken.path.exists()
 
 
-def test_the_statistics_of_a_run_are_frozen_over_a_resume(broken: RunFolder) -> None:
-    before = Checkpoint.read(broken.checkpoint).statistics
-    assert before is not None
-    changed = (tuple(mean + 1.0 for mean in before[0]), before[1])
-    earlier = replace(Checkpoint.read(broken.checkpoint), statistics=changed)
-    Checkpoint.commit(earlier.prepare(broken.checkpoint), broken.checkpoint)
+def test_the_design_of_a_run_is_frozen_over_a_resume(broken: RunFolder) -> None:
+    earlier = Checkpoint.read(broken.checkpoint)
+    terms = tuple(replace(term, mean=(term.mean or 0.0) + 1.0) for term in earlier.design.terms)
+    changed = replace(earlier.design, terms=terms)
+    Checkpoint.commit(replace(earlier, design=changed).prepare(broken.checkpoint), broken.checkpoint)
     resume(broken)
-    assert Checkpoint.read(broken.checkpoint).statistics == changed
+    assert Checkpoint.read(broken.checkpoint).design == changed

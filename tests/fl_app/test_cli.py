@@ -324,7 +324,8 @@ def test_list_has_every_registered_object_with_every_argument(fl_app: Call) -> N
     outcome = fl_app("list", "--json")
     assert (outcome.status, outcome.err) == (0, "")
     listing = json.loads(outcome.out)
-    groups = dict(zip(("tasks", "strategies", "data", "partitions", "stops"), REGISTRIES.values(), strict=True))
+    kinds = ("tasks", "strategies", "data", "partitions", "stops", "sinks")
+    groups = dict(zip(kinds, REGISTRIES.values(), strict=True))
     assert {group: [entry["name"] for entry in entries] for group, entries in listing.items()} == {
         group: list(names) for group, names in groups.items()
     }

@@ -2,50 +2,18 @@
 
 import numpy as np
 import pytest
+from federation import Federation, binary_gradient
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
-from runs import QUICK, run
-from safetensors.numpy import load_file
+from runs import QUICK
 from sklearn.linear_model import LogisticRegression
 
-from fl_app.assembly import build_task, fit_config, open_data
-from fl_app.checkpoint import Checkpoint
+from fl_app.assembly import fit_config
 from fl_app.config import RunConfig
 from fl_app.inline import InlineGrid
-from fl_app.rows import prepared_rows
 from strategies import wire
 from strategies.sampling import derive_seed
-from tasks.base import Rows
-
-
-class Federation:
-    """A finished run and the rows it trained on."""
-
-    def __init__(self, out, **keys):
-        self.summary, folder = run(out, **keys)
-        self.params = load_file(folder.model)
-        self.config = Checkpoint.read(folder.checkpoint).config
-        self.rows = prepared_rows(self.config, Checkpoint.read(folder.checkpoint).statistics)
-        data = open_data(self.config)
-        self.task = build_task(self.config, data.schema)
-        self.shards = {client: self.rows.shard(client) for client in data.clients}
-
-    @property
-    def pooled(self):
-        trains = [shard.train for shard in self.shards.values()]
-        return Rows(np.concatenate([t.x for t in trains]), np.concatenate([t.y for t in trains]))
-
-    @property
-    def flat(self):
-        return np.concatenate([self.params[name].ravel() for name in self.task.array_names])
-
-
-def binary_gradient(rows, theta, l2):
-    """Of mean log loss + l2/2 ||w||^2, written down once more, for the test."""
-    w, b = theta[:-1], theta[-1]
-    residual = 1 / (1 + np.exp(-(rows.x @ w + b))) - rows.y
-    return np.append(rows.x.T @ residual / len(rows) + l2 * w, residual.mean())
 
 
 @pytest.mark.parametrize(

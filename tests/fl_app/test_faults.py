@@ -118,7 +118,8 @@ def test_a_round_with_too_few_is_tried_once_more_with_the_same_cohort(tmp_path, 
 
     monkeypatch.setitem(extensions.FAULTS, "flaky", flaky)
     nine = ",".join(f"{i:02}" for i in range(9))
-    summary, folder = run(tmp_path / "out", rounds=1, task=TASK, task_args=f"fault=flaky clients={nine}")
+    keys = {"rounds": 1, "task": TASK, "task_args": f"fault=flaky clients={nine}", "standard_errors": False}
+    summary, folder = run(tmp_path / "out", **keys)
     assert summary["status"] == "completed"
     assert len(calls) == 18
     assert lines(folder)[0]["dropped"] == []

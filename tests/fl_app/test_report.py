@@ -17,6 +17,7 @@ def summary(**changes: Any) -> dict[str, Any]:
         "seconds": {"total": 12.34},
         "metrics": {"accuracy": 0.97654, "log_loss": 0.1, "auc": None},
         "metrics_on": "server",
+        "baselines": None,
         "out": "/data/caller/runs/1",
     } | changes
 
@@ -28,7 +29,7 @@ def test_the_end_is_told_with_its_metrics_and_where_everything_is() -> None:
     assert closing_lines(summary(), HERE) == [
         "completed after 20 rounds in 12.3 s: all rounds done",
         "accuracy 0.977  log_loss 0.100  (server's test rows)",
-        "results in runs/1",
+        "results in runs/1; report.html shows them",
     ]
 
 
@@ -52,4 +53,4 @@ def test_a_metric_of_the_clients_says_so() -> None:
 
 
 def test_a_folder_elsewhere_is_named_in_full() -> None:
-    assert closing_lines(summary(out="/elsewhere/r"), HERE)[-1] == "results in /elsewhere/r"
+    assert closing_lines(summary(out="/elsewhere/r"), HERE)[-1] == "results in /elsewhere/r; report.html shows them"

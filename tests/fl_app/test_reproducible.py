@@ -18,8 +18,12 @@ CASES = {
     "clients measure": {"data": "extensions:HeldByClients"},
     "digits": {"data": "digits", "partition": "dirichlet"},
     "client state": {"strategy": "extensions:ResidualAvg", "clients_per_round": 6},
+    "fedprox": {"strategy": "fedprox", "strategy_args": "mu=1"},
+    "fedadam on a sample": {"strategy": "fedadam", "clients_per_round": 4},
+    "scaffold on a sample": {"strategy": "scaffold", "clients_per_round": 6},
     "no folding": {"strategy": "extensions:UnfoldedAvg"},
     "synthetic": {"data": "synthetic", "data_args": "size-skew=1 label-skew=0.5"},
+    "categories and gaps": {"data": "extensions:Mixed", "data_args": "missing=indicator"},
 }
 
 
@@ -63,7 +67,8 @@ def test_waves_are_the_same_model_and_bound_what_a_node_sends_at_once(tmp_path, 
             return reply
 
     monkeypatch.setattr(strategies.rounds, "WAVE_BYTES", 2 * (31 * 8 + 2 * 128))  # two models
-    waves, _ = run(tmp_path / "waves", strategy="extensions:UnfoldedAvg", nodes=2, grid=Watching)
+    keys = {"strategy": "extensions:UnfoldedAvg", "standard_errors": False}  # no exchange after the last round
+    waves, _ = run(tmp_path / "waves", nodes=2, grid=Watching, **keys)
     assert fingerprint(waves) == fingerprint(whole)
     assert max(sizes) == 2
     assert sizes.count(2) == 3 * 2 * 2  # rounds, nodes, full waves; and one wave of one client each
@@ -94,7 +99,7 @@ def test_a_run_that_broke_off_and_was_resumed_is_the_run_that_never_did(tmp_path
     check_resumed(tmp_path, whole_runs[name], CASES[name], resumed_from=2)
 
 
-@pytest.mark.parametrize("name", ["fedavg", "client state"])
+@pytest.mark.parametrize("name", ["fedavg", "client state", "scaffold on a sample"])
 def test_a_round_whose_checkpoint_was_not_yet_in_place_is_played_again(tmp_path, whole_runs, name, monkeypatch):
     commits = []
 
@@ -145,7 +150,8 @@ def test_rounds_may_be_raised_and_the_model_is_that_of_a_long_run(tmp_path):
     assert run(tmp_path / "short", rounds=6, resume=True)[0]["params_sha256"] == long["params_sha256"]
 
 
-def test_a_lost_reply_does_not_put_client_state_out_of_step(tmp_path):
+@pytest.mark.parametrize("strategy", ["extensions:ResidualAvg", "scaffold"])
+def test_a_lost_reply_does_not_put_client_state_out_of_step(tmp_path, strategy):
     """A client whose reply was lost goes on from the state of its last used update, as if it had not trained."""
 
     class Losing(InlineGrid):
@@ -160,7 +166,7 @@ def test_a_lost_reply_does_not_put_client_state_out_of_step(tmp_path):
                 reply.metadata.__dict__["_group_id"] = "lost"
             return reply
 
-    case = {"strategy": "extensions:ResidualAvg", "num_clients": 4, "min_clients": 4, "rounds": 4}
+    case = {"strategy": strategy, "num_clients": 4, "min_clients": 4, "rounds": 4}
     whole, _ = run(tmp_path / "whole", **case)
     Losing.lost = False
     hit, _ = run(tmp_path / "hit", grid=Losing, **case)

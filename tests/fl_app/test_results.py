@@ -20,6 +20,7 @@ from fl_app.checkpoint import Checkpoint
 from fl_app.config import RunConfig
 from fl_app.results import Ending, finish, params_sha256
 from fl_app.run_folder import RunFolder
+from tasks.data.design import Design
 
 Make = Callable[..., Any]
 
@@ -31,6 +32,10 @@ SUMMARY = {
 LINE = {
     "round", "metrics", "train_metrics", "expected_clients", "good", "dropped", "bytes_up", "bytes_down",
     "payload_up", "payload_down", "seconds", "epsilon",
+}  # fmt: skip
+MODEL = {
+    "schema", "task", "task_args", "arrays", "features", "label", "classes", "standardize", "missing", "config_sha256",
+    "coefficients", "coefficients_note",
 }  # fmt: skip
 STRATEGIES = ["fedavg", "fedsgd", "fednewton"]
 
@@ -106,8 +111,10 @@ def test_the_files_hold_exactly_what_the_interface_says(serve: Make, strategy: s
         assert set(line) >= LINE
         assert set(line["seconds"]) == {"send", "wait", "fold", "evaluate", "checkpoint", "total"}
     model = strict(run.folder.about_model.read_text())
-    assert set(model) == {"schema", "task", "arrays", "features", "label", "classes", "config_sha256"}
+    assert set(model) == MODEL
     assert all(set(feature) == {"name", "kind", "mean", "scale"} for feature in model["features"])
+    assert set(strict(run.folder.sites.read_text())) == {"schema", "metric", "sites", "left_out"}
+    assert run.folder.report.exists()
 
 
 @pytest.mark.parametrize(
@@ -139,12 +146,23 @@ def test_the_model_file_tells_the_columns_their_scaling_and_the_classes(serve: M
     run = serve(data="breast-cancer", data_args="")
     model = strict(run.folder.about_model.read_text())
     checkpoint = Checkpoint.read(run.folder.checkpoint)
-    assert checkpoint.statistics is not None
-    assert [feature["mean"] for feature in model["features"]] == list(checkpoint.statistics[0])
-    assert [feature["scale"] for feature in model["features"]] == list(checkpoint.statistics[1])
+    assert Design.from_json(model) == checkpoint.design
+    assert all(feature["mean"] is not None and feature["scale"] > 0 for feature in model["features"])
+    assert (model["standardize"], model["missing"]) == ("global", "error")
     assert model["features"][0]["name"] == "mean radius"
     assert (model["label"], model["classes"]) == ("diagnosis", ["benign", "malignant"])
     assert model["config_sha256"] == checkpoint.config.sha256()
+
+
+def test_the_model_file_tells_categories_and_where_cells_may_be_missing(serve: Make) -> None:
+    run = serve(data="extensions:Mixed", data_args="missing=indicator", standardize="local")
+    model = strict(run.folder.about_model.read_text())
+    assert Design.from_json(model) == Checkpoint.read(run.folder.checkpoint).design
+    assert [feature["kind"] for feature in model["features"]] == ["number", "number", "boolean", "category"]
+    assert model["features"][3] == {
+        "name": "place", "kind": "category", "categories": ["ICU", "at home", "ward"], "indicator": True,
+    }  # fmt: skip
+    assert all(feature["indicator"] and feature["mean"] is not None for feature in model["features"][:3])
 
 
 @pytest.mark.parametrize("standardize", ["local", "none"])
@@ -191,15 +209,16 @@ def test_a_run_without_a_checkpoint_has_no_model_and_says_so(tmp_path: Path) -> 
     assert set(summary) == SUMMARY
     none = ("params_sha256", "metrics", "metrics_on", "resumed_from", "baselines", "privacy")
     assert [summary[key] for key in none] == [None] * 6
-    assert [path.name for path in tmp_path.iterdir()] == ["summary.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "summary.json"]
 
 
-def test_writing_the_results_again_changes_nothing_but_the_ending(serve: Make) -> None:
+def test_writing_the_results_again_changes_the_ending_and_forgets_what_is_not_found_anew(serve: Make) -> None:
     run = serve()
-    before = {path.name: path.read_bytes() for path in run.folder.path.iterdir() if path.name != "summary.json"}
+    kept = ("model.safetensors", "checkpoint.safetensors", "rounds.jsonl", "sites.json")
+    before = {name: (run.folder.path / name).read_bytes() for name in kept}
     again = finish(run.folder, RunConfig(), Ending("stopped", "interrupted"))
-    assert again == {**run.summary, "status": "stopped", "stop_reason": "interrupted"}
-    assert {p.name: p.read_bytes() for p in run.folder.path.iterdir() if p.name != "summary.json"} == before
+    assert again == {**run.summary, "status": "stopped", "stop_reason": "interrupted", "baselines": None}
+    assert {name: (run.folder.path / name).read_bytes() for name in kept} == before
 
 
 def test_params_of_no_finite_value_still_give_json(serve: Make) -> None:

@@ -1,10 +1,16 @@
 """Server optimisers against what they are defined to be."""
 
 import numpy as np
+import pytest
 
-from strategies.optimizers import SGD, DampedNewton, cast_like
+from strategies.optimizers import SGD, Adagrad, Adam, Contributors, ControlVariates, DampedNewton, Yogi, cast_like
 
-WHO = ("a", "b")
+
+def who(*clients):
+    return Contributors(clients, len(clients), len(clients))
+
+
+WHO = who("a", "b")
 
 
 def test_sgd_without_momentum_adds_the_aggregate():
@@ -78,8 +84,122 @@ def test_rounds_of_other_clients_are_not_compared():
     """A client that was missing once must not leave an objective behind that nothing can reach."""
     newton, params = DampedNewton(), (np.zeros(1),)
     hessian, gradient = np.eye(1), np.ones(1)
-    moved, state = newton.step(params, statistics(0.1, gradient, hessian), newton.init(params), ("a",))
-    halved, _ = newton.step(moved, statistics(0.9, gradient, hessian), state, ("a",))
+    moved, state = newton.step(params, statistics(0.1, gradient, hessian), newton.init(params), who("a"))
+    halved, _ = newton.step(moved, statistics(0.9, gradient, hessian), state, who("a"))
     np.testing.assert_allclose(halved[0], [-0.5])
-    stepped, _ = newton.step(moved, statistics(0.9, gradient, hessian), state, ("a", "b"))
+    stepped, _ = newton.step(moved, statistics(0.9, gradient, hessian), state, who("a", "b"))
     np.testing.assert_allclose(stepped[0], [-2.0])
+
+
+def adaptive_reference(rule, deltas, rate, beta1, beta2, tau):
+    """Algorithm 2 of arXiv:2003.00295, number by number."""
+    x = np.zeros(deltas.shape[1])
+    for i in range(x.size):
+        m, v = 0.0, tau**2
+        for delta in deltas[:, i]:
+            m = beta1 * m + (1 - beta1) * delta
+            if rule == "adagrad":
+                v = v + delta**2
+            elif rule == "adam":
+                v = beta2 * v + (1 - beta2) * delta**2
+            else:
+                v = v - (1 - beta2) * delta**2 * np.sign(v - delta**2)
+            x[i] += rate * m / (np.sqrt(v) + tau)
+    return x
+
+
+RULES = {
+    "adagrad": Adagrad(learning_rate=0.3, beta1=0.5, tau=0.01),
+    "adam": Adam(learning_rate=0.3, beta1=0.8, beta2=0.9, tau=0.01),
+    "yogi": Yogi(learning_rate=0.3, beta1=0.8, beta2=0.9, tau=0.01),
+}
+
+
+def writable_by_nobody(*arrays):
+    for array in arrays:
+        array.setflags(write=False)
+    return arrays
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_adaptive_steps_are_those_of_the_paper(rule):
+    deltas = np.random.default_rng(0).normal(size=(12, 6)) * np.logspace(-4, 1, 6)
+    optimizer = RULES[rule]
+    params = (np.zeros(4), np.zeros((2, 1)))
+    state = optimizer.init(params)
+    for delta in deltas:
+        aggregate = writable_by_nobody(delta[:4].copy(), delta[4:].reshape(2, 1).copy())
+        params, state = optimizer.step(writable_by_nobody(*params), aggregate, writable_by_nobody(*state), WHO)
+    beta2 = getattr(optimizer, "beta2", None)
+    expected = adaptive_reference(rule, deltas, 0.3, optimizer.beta1, beta2, 0.01)
+    np.testing.assert_allclose(np.concatenate([a.ravel() for a in params]), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "optimizer", [*RULES.values(), SGD(0.5, 0.9), ControlVariates()], ids=lambda o: type(o).__name__
+)
+def test_state_is_kept_in_float64_and_params_in_their_own_dtype(optimizer):
+    params = (np.zeros(3, np.float32), np.zeros((), np.float32))
+    aggregate = (np.ones(3), np.array(-1.0)) * (2 if isinstance(optimizer, ControlVariates) else 1)
+    state = optimizer.init(params)
+    for _ in range(2):
+        params, state = optimizer.step(params, aggregate, state, WHO)
+    assert all(array.dtype == np.float64 for array in state)
+    assert [(array.dtype, array.shape) for array in params] == [(np.float32, (3,)), (np.float32, ())]
+    assert params[0][0] > 0 > params[1]
+
+
+def test_yogi_lowers_a_large_second_moment_more_slowly_than_adam():
+    params, small = (np.zeros(1),), (np.array([1e-3]),)
+    ends = {}
+    for rule in ("adam", "yogi"):
+        _, state = RULES[rule].step(params, (np.array([10.0]),), RULES[rule].init(params), WHO)
+        for _ in range(20):
+            _, state = RULES[rule].step(params, small, state, WHO)
+        ends[rule] = state[1][0]
+    assert ends["yogi"] > 5 * ends["adam"]
+
+
+def test_the_servers_variate_is_the_weighted_mean_of_all_clients_variates_whoever_takes_part_and_joins():
+    rng = np.random.default_rng(0)
+    weights = {"a": 5, "b": 1, "c": 3, "d": 2}
+    variates = {client: np.zeros(2) for client in weights}
+    optimizer, params = ControlVariates(0.5), (np.zeros(2),)
+    state = optimizer.init(params)
+    for cohort, roster in (("abc", "abc"), ("ac", "abc"), ("bd", "abcd"), ("d", "abcd"), ("ab", "abcd")):
+        new = {client: rng.normal(size=2) for client in cohort}
+        share = {client: weights[client] / sum(weights[c] for c in cohort) for client in cohort}
+        change = sum(share[c] * (new[c] - variates[c]) for c in cohort)
+        weight = sum(weights[c] for c in cohort)
+        contributors = Contributors(tuple(cohort), weight, sum(weights[c] for c in roster))
+        before = params
+        params, state = optimizer.step(params, (np.ones(2), change), state, contributors)
+        np.testing.assert_allclose(params[0], before[0] + 0.5)
+        variates |= new
+        expected = sum(weights[c] * variates[c] for c in roster) / sum(weights[c] for c in roster)
+        np.testing.assert_allclose(optimizer.broadcast(params, state)[0], expected, atol=1e-15)
+
+
+def test_the_variate_travels_in_the_dtypes_of_the_params():
+    params = (np.zeros(2, np.float32), np.zeros((), np.int64))
+    optimizer = ControlVariates()
+    for sent, param in zip(optimizer.broadcast(params, optimizer.init(params)), params, strict=True):
+        assert (sent.dtype, sent.shape) == (param.dtype, param.shape)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: SGD(0.0), "server-learning-rate=0.0: expected above 0"),
+        (lambda: SGD(1.0, 1.0), "momentum=1.0: expected at least 0 and below 1"),
+        (lambda: ControlVariates(-1.0), "server-learning-rate=-1.0: expected above 0"),
+        (lambda: Adagrad(learning_rate=0.0, beta1=0.0, tau=1.0), "server-learning-rate=0.0: expected above 0"),
+        (lambda: Adagrad(learning_rate=1.0, beta1=-0.1, tau=1.0), "beta1=-0.1: expected at least 0 and below 1"),
+        (lambda: Adam(learning_rate=1.0, beta1=0.9, beta2=1.0, tau=1.0), "beta2=1.0: expected at least 0 and below 1"),
+        (lambda: Yogi(learning_rate=1.0, beta1=0.9, beta2=2.0, tau=1.0), "beta2=2.0: expected at least 0 and below 1"),
+        (lambda: Yogi(learning_rate=1.0, beta1=0.9, beta2=0.9, tau=0.0), "tau=0.0: expected above 0"),
+    ],
+)
+def test_an_argument_out_of_range_is_refused_with_the_range(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()

@@ -1,11 +1,18 @@
-"""Chains apply in order and in reverse, keep their states apart, and refuse what cannot be right."""
+"""Chains apply in order and in reverse, keep their states apart, and refuse what cannot be right.
 
+What holds for every transform is fl_app.contracts.transforms; it is applied here to those of strategies/transforms.
+"""
+
+import pkgutil
 from dataclasses import dataclass, replace
+from importlib import import_module
 from typing import ClassVar
 
 import numpy as np
 import pytest
 
+import strategies.transforms
+from fl_app.contracts import TransformContract
 from strategies.aggregation import WeightedMean
 from strategies.base import Basics, ComposedStrategy
 from strategies.optimizers import SGD
@@ -24,6 +31,46 @@ from strategies.update import FixedPoint, Update
 from strategies.work import Delta
 
 ROUND = Round(1, 0, FixedPoint(10))
+
+
+class TestByExamples(TransformContract):
+    transform = ByExamples(25)
+
+
+def transforms_of_the_package() -> set[type]:
+    modules = pkgutil.iter_modules(strategies.transforms.__path__, "strategies.transforms.")
+    found = [value for module in modules for value in vars(import_module(module.name)).values()]
+    return {
+        cls
+        for cls in found
+        if isinstance(cls, type) and issubclass(cls, Transform) and cls.__module__.startswith("strategies.transforms.")
+    }
+
+
+def contracts(of: type[TransformContract] = TransformContract) -> set[type[TransformContract]]:
+    """All contract classes that the tests of this run have defined."""
+    return {of}.union(*(contracts(each) for each in of.__subclasses__()))
+
+
+def test_every_transform_of_the_package_is_under_contract():
+    checked = {type(cls.transform) for cls in contracts() if "transform" in vars(cls)}
+    assert transforms_of_the_package() <= checked
+
+
+class TestPairsOfHalves(TransformContract):
+    """The contract holds for a step that is opened reply by reply."""
+
+    @property
+    def transform(self):
+        return Affine(2.0, 0.0)
+
+
+class TestState(TransformContract):
+    """And for one that keeps state."""
+
+    @property
+    def transform(self):
+        return Counting(1)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ def standardised(dataset):
     table = dataset.table()
     x = table.x - table.x.mean(axis=0)
     stddev = x.std(axis=0)
-    return LogisticTask(table.schema), Rows(x / np.where(stddev > 0, stddev, 1.0), table.y)
+    schema = Schema(table.columns.names, table.columns.label, table.columns.classes)
+    return LogisticTask(schema), Rows(x / np.where(stddev > 0, stddev, 1.0), table.y)
 
 
 @pytest.fixture(scope="module", params=[BreastCancer, Digits], ids=lambda dataset: dataset.__name__)

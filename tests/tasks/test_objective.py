@@ -1,11 +1,13 @@
 """The derivatives of F are the derivatives of F, and nothing overflows."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from tasks.families import Bernoulli, Categorical, Family
-from tasks.objective import Objective, soft_threshold
+from tasks.objective import Objective, Pull, soft_threshold
 
 FAMILIES = pytest.mark.parametrize("family", [Bernoulli(), Categorical(2), Categorical(4)], ids=str)
 
@@ -105,3 +107,33 @@ def test_soft_threshold_by_hand():
     np.testing.assert_array_equal(
         soft_threshold(np.array([-3.0, -1.0, -0.5, 0.0, 0.5, 1.0, 3.0]), 1.0), [-2, 0, 0, 0, 0, 0, 2]
     )
+
+
+def pulled(family: Family, mu: float = 0.7) -> tuple[Objective, NDArray[np.float64], Pull]:
+    objective, theta = problem(family)
+    rng = np.random.default_rng(2)
+    pull = Pull(rng.normal(size=theta.size), mu, rng.normal(size=theta.size))
+    return replace(objective, pull=pull), theta, pull
+
+
+@FAMILIES
+def test_a_pull_adds_its_formula_to_the_value_over_all_parameters_and_its_derivatives_follow(family):
+    objective, theta, pull = pulled(family)
+    away = theta - pull.start
+    added = 0.35 * (away**2).sum() + (pull.slope * theta).sum()
+    assert objective.value(theta) - replace(objective, pull=None).value(theta) == pytest.approx(added, rel=1e-12)
+    np.testing.assert_allclose(objective.gradient(theta), central_difference(objective.value, theta), atol=1e-8)
+    np.testing.assert_allclose(
+        objective.hessian(theta), central_difference(objective.gradient, theta), atol=1e-8, rtol=1e-7
+    )
+    without = replace(objective, pull=None)
+    np.testing.assert_allclose(objective.hessian(theta) - without.hessian(theta), 0.7 * np.eye(theta.size), atol=1e-14)
+    assert objective.smoothness() == pytest.approx(without.smoothness() + 0.7)
+
+
+@FAMILIES
+def test_a_step_goes_along_the_gradient_with_its_pull(family):
+    objective, theta, _ = pulled(family)
+    stepped = theta.copy()
+    objective.stepper(stepped, 0.3)(slice(None))
+    np.testing.assert_allclose(stepped, theta - 0.3 * objective.gradient(theta), atol=1e-14)

@@ -5,16 +5,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.base import Schema
-from tasks.data.base import Table
 from tasks.data.partition import ByColumn, BySize, Dirichlet, Iid, Shards
+from tasks.data.table import Columns, Feature, Table
 
 
 def table(num_rows, num_classes=4, seed=0):
     rng = np.random.default_rng(seed)
-    schema = Schema(("row", "site"), "y", tuple(map(str, range(num_classes))))
+    columns = Columns.of_numbers(["row", "site"], "y", tuple(map(str, range(num_classes))))
     x = np.column_stack([np.arange(num_rows, dtype=float), rng.integers(3, size=num_rows)])
-    return Table(x, rng.integers(num_classes, size=num_rows), schema)
+    return Table(x, rng.integers(num_classes, size=num_rows), columns)
 
 
 ALL = [
@@ -95,11 +94,28 @@ def test_by_column_gives_each_value_a_client_and_drops_the_column():
     for num_clients in (0, 3):
         partition = ByColumn(column="site").assign(data, num_clients, 0)
         assert list(partition.rows) == ["0", "1", "2"]
-        assert partition.table.schema.features == ("row",)
+        assert partition.table.columns.names == ("row",)
         np.testing.assert_array_equal(partition.table.x[:, 0], np.arange(50))
         for name, own in partition.rows.items():
             assert (data.x[own, 1] == float(name)).all()
         assert sum(map(len, partition.rows.values())) == 50
+
+
+@pytest.mark.parametrize(
+    ("feature", "cells", "ids"),
+    [
+        (Feature("site", "number"), [2.0, 0.5, 2.0, -3.0], {"-3": [3], "0.5": [1], "2": [0, 2]}),
+        (Feature("site", "boolean"), [1.0, 0.0, 1.0, 1.0], {"false": [1], "true": [0, 2, 3]}),
+        (Feature("site", "category", ("ward", "unused", "ICU")), [0.0, 2.0, 0.0, 0.0], {"ward": [0, 2, 3], "ICU": [1]}),
+    ],
+    ids=lambda value: getattr(value, "kind", ""),
+)
+def test_by_column_names_clients_as_the_cells_are_written(feature, cells, ids):
+    columns = Columns((Feature("row"), feature), "y", ("n", "p"))
+    data = Table(np.column_stack([np.arange(4.0), cells]), np.array([0, 1, 0, 1]), columns)
+    partition = ByColumn(column="site").assign(data, 0, 0)
+    assert {client: own.tolist() for client, own in partition.rows.items()} == ids
+    assert partition.table.columns.names == ("row",)
 
 
 def test_client_ids_sort_as_numbers():

@@ -1,0 +1,156 @@
+"""What is found out once training is over: baselines, how the model does at each site, coefficients.
+
+Baselines are the same model trained on the pooled rows, and by each client alone, measured on the same test rows. They
+need all rows in one place, so they exist where the data can be opened there: in simulations. In a federation of real
+sites the table of sites comes from one more exchange, and shows the federated model alone.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from logging import WARNING
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+from flwr.common.logger import log
+
+from fl_app.assembly import fit_config
+from fl_app.config import RunConfig
+from fl_app.rows import pooled
+from strategies.sampling import derive_seed
+from strategies.stopping import LOWER_IS_BETTER
+from strategies.survey import Survey
+from strategies.update import Arrays
+from tasks.base import Coefficients, CurvatureSums, Rows, Shard, Task
+from tasks.data.design import Design
+
+MAX_SITES = 100
+"""More clients than this are not trained alone one by one: so many are drawn, and the others are counted."""
+MAX_PARAMETERS = 1_000
+"""Above this many no Hessian is asked for: it would be larger than 4 MB a client, and cubic in time here."""
+
+Site = dict[str, Any]
+Metrics = Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """As they stand in the files of a run; each is None where it does not exist."""
+
+    baselines: dict[str, Any] | None = None
+    sites: dict[str, Any] | None = None
+    coefficients: Coefficients | None = None
+
+
+def wants_curvature(task: Task, config: RunConfig, params: Arrays, design: Design) -> bool:
+    """Whether standard errors are asked for and this model has them."""
+    if not config.standard_errors or sum(array.size for array in params) > MAX_PARAMETERS:
+        return False
+    if task.coefficients(params, design.scaling(), None) is None:
+        return False
+    try:
+        task.check_config(fit_config(config, 1, "curvature", seed=0))
+    except ValueError:  # such as an L1 penalty
+        return False
+    return True
+
+
+def coefficients(
+    task: Task, config: RunConfig, params: Arrays, design: Design, survey: Survey | None
+) -> Coefficients | None:
+    """Of a linear model; with standard errors where the survey of all clients gave the curvature."""
+    sums = None
+    if survey is not None and survey.curvature is not None:
+        sums = CurvatureSums(survey.curvature, survey.examples, config.l2)
+    try:
+        return task.coefficients(params, design.scaling(), sums)
+    except np.linalg.LinAlgError as error:
+        log(WARNING, "no standard errors: %s", error)
+        return task.coefficients(params, design.scaling(), None)
+
+
+def surveyed_sites(task: Task, survey: Survey, examples: Mapping[str, int]) -> dict[str, Any]:
+    """The table of sites from what each client measured itself."""
+    clients = sorted(survey.metric_sums)
+    sites = [_surveyed(task, client, examples[client], survey.metric_sums[client]) for client in clients[:MAX_SITES]]
+    return _table(task, sites, len(examples) - len(sites))
+
+
+def _surveyed(task: Task, client: str, train: int, sums: Mapping[str, Fraction]) -> Site:
+    tested = int(sums.get("examples", 0))
+    federated = dict(task.summarise(sums)) if tested else None
+    return {**_blank(client, train, tested), "federated": federated}
+
+
+def compared(task: Task, config: RunConfig, shards: Sequence[Shard], params: Arrays) -> Findings:
+    """Baselines and the table of sites, from the rows of the clients that took part, where these can be opened."""
+    everyone = pooled([shard.test for shard in shards])
+    chosen = _chosen(shards, config.seed)
+    alone = {shard.client: _trained(task, config, shard.train) for shard in chosen} if config.baselines else {}
+    sites = [_site(task, shard, params, alone.get(shard.client), everyone) for shard in chosen]
+    baselines = None
+    if config.baselines and len(everyone):
+        whole = _trained(task, config, pooled([shard.train for shard in shards]))
+        everywhere = [site["alone_everywhere"] for site in sites if site["alone_everywhere"] is not None]
+        baselines = _baselines(task, None if whole is None else task.evaluate(whole, everyone), everywhere)
+    return Findings(baselines, _table(task, sites, len(shards) - len(sites)))
+
+
+def _chosen(shards: Sequence[Shard], seed: int) -> list[Shard]:
+    if len(shards) <= MAX_SITES:
+        return list(shards)
+    rng = np.random.default_rng(derive_seed(seed, "sites"))
+    return [shards[index] for index in sorted(rng.choice(len(shards), MAX_SITES, replace=False))]
+
+
+def _trained(task: Task, config: RunConfig, rows: Rows) -> Arrays | None:
+    """The model of these rows alone; None, and a word in the log, where there is none."""
+    if not len(rows):
+        return None
+    configs = (
+        fit_config(config, number, "train", seed=derive_seed(config.seed, "alone", number))
+        for number in range(1, config.rounds + 1)
+    )
+    try:
+        return task.train_alone(rows, configs)
+    except (RuntimeError, np.linalg.LinAlgError) as error:
+        log(WARNING, "no baseline on %d rows: %s", len(rows), error)
+        return None
+
+
+def _site(task: Task, shard: Shard, params: Arrays, alone: Arrays | None, everyone: Rows) -> Site:
+    site = _blank(shard.client, len(shard.train), len(shard.test))
+    if len(everyone) and alone is not None:
+        site["alone_everywhere"] = task.evaluate(alone, everyone)
+    if len(shard.test):
+        site["federated"] = task.evaluate(params, shard.test)
+        site["alone"] = None if alone is None else task.evaluate(alone, shard.test)
+        if calibration := task.calibration(params, shard.test):
+            site["calibration"] = dict(zip(("predicted", "observed"), calibration, strict=True))
+    return site
+
+
+def _blank(client: str, train: int, test: int) -> Site:
+    nothing = dict.fromkeys(("federated", "alone", "alone_everywhere", "calibration"))
+    return {"client": client, "train": train, "test": test, **nothing}
+
+
+def _table(task: Task, sites: Sequence[Site], left_out: int) -> dict[str, Any]:
+    return {"schema": 1, "metric": task.reports[0], "sites": list(sites), "left_out": left_out}
+
+
+def _baselines(task: Task, whole: Metrics | None, alone: Sequence[Metrics]) -> dict[str, Any]:
+    """`local_worst` and `local_best` are the clients that are so by the task's first metric."""
+    if not alone:
+        return {"pooled": whole, "local_mean": None, "local_worst": None, "local_best": None, "clients": 0}
+    main = task.reports[0]
+    ordered = sorted(alone, key=lambda metrics: metrics[main], reverse=main in LOWER_IS_BETTER)
+    names = [name for name in ordered[0] if all(name in metrics for metrics in ordered)]
+    return {
+        "pooled": whole,
+        "local_mean": {name: fmean(metrics[name] for metrics in ordered) for name in names},
+        "local_worst": ordered[0],
+        "local_best": ordered[-1],
+        "clients": len(ordered),
+    }

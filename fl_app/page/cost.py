@@ -1,0 +1,135 @@
+"""What the run cost and whom it lost: bytes, seconds, dropped clients."""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+from fl_app.page.facts import Facts, mapping, mappings, number, total, whole
+from fl_app.page.markup import Child, Html, el
+from fl_app.page.strips import bar, stacked_bar
+from fl_app.page.tables import Column, table
+from fl_app.page.words import count, counted, duration, percent, ranges, shorten, size
+
+MOST_DROPPED = 50
+_TRAFFIC = {
+    "bytes_up": ("Messages, clients to server", "up"),
+    "bytes_down": ("Messages, server to clients", "down"),
+    "payload_up": ("Payload, clients to server", "up"),
+    "payload_down": ("Payload, server to clients", "down"),
+}
+PHASES = {
+    "send": "Sending",
+    "wait": "Waiting for clients",
+    "fold": "Adding up",
+    "evaluate": "Evaluating",
+    "checkpoint": "Saving",
+}
+DROP_REASONS = {
+    "raised": "its training raised an error",
+    "timeout": "no answer in time",
+    "non-finite": "its update was not finite",
+    "shape": "its arrays had the wrong shape",
+    "dtype": "its arrays had the wrong type",
+    "keys": "its update had the wrong parts",
+    "metrics": "its metrics were impossible",
+    "weight": "its weight was out of bounds",
+    "declined": "it declined to take part",
+    "decode": "its update could not be read",
+    "memory": "it ran out of memory",
+}
+
+
+def communication(summary: Facts, rounds: Sequence[Facts]) -> Html | None:
+    """Bytes both ways; None where none were counted."""
+    sizes = {key: number(summary.get(key)) or 0.0 for key in _TRAFFIC}
+    largest = max(sizes.values())
+    if largest <= 0:
+        return None
+    rows = [_traffic(name, sizes[key], largest, style, len(rounds)) for key, (name, style) in _TRAFFIC.items()]
+    columns = [Column("Direction"), Column("", "p"), Column("Whole run", "n"), Column("Per round", "n")]
+    note = (
+        "Messages are counted as this run sent them: one to each node, which may host many clients. "
+        "Payload counts every client as if it had a node of its own."
+    )
+    updates = whole(summary.get("client_updates"))
+    if updates:
+        note += f" The update of one client takes {size(sizes['payload_up'] / updates)} on average."
+    return el("section", el("h2", "Communication"), table("Bytes sent", columns, rows), el("p", note, class_="note"))
+
+
+def _traffic(name: str, total_bytes: float, largest: float, style: str, rounds: int) -> list[Child]:
+    each = size(total_bytes / rounds) if rounds else ""
+    return [name, bar(total_bytes / largest, style), size(total_bytes), each]
+
+
+def time_section(summary: Facts, rounds: Sequence[Facts]) -> Html | None:
+    """Where the time went; None where no time is known."""
+    startup = number(mapping(summary.get("seconds")).get("startup")) or 0.0
+    parts = [("startup", "Starting", startup), *((key, name, total(rounds, key)) for key, name in PHASES.items())]
+    rest = total(rounds, "total") - sum(seconds for key, _, seconds in parts if key != "startup")
+    parts = [part for part in [*parts, ("rest", "Everything else", rest)] if part[2] > 0]
+    whole_time = sum(seconds for _, _, seconds in parts)
+    if not whole_time:
+        return None
+    told = [(f"{name}: {duration(s)}, {percent(s / whole_time)}", s, f"phase {key}") for key, name, s in parts]
+    label = "Time by phase: " + "; ".join(what for what, _, _ in told)
+    per_round = total(rounds, "total") / len(rounds) if rounds else None
+    also = f", {duration(per_round)} a round" if per_round else ""
+    intro = el("p", f"{duration(whole_time)} in all{also}.")
+    return el("section", el("h2", "Time"), intro, stacked_bar(label, told), _phase_key(parts, whole_time))
+
+
+def _phase_key(parts: Sequence[tuple[str, str, float]], whole_time: float) -> Html:
+    def item(key: str, name: str, seconds: float) -> Html:
+        sign = el(
+            "svg",
+            el("rect", x=0.0, y=0.0, width=12.0, height=12.0, rx=2.0, class_=f"phase {key}"),
+            viewBox="0 0 12 12",
+            aria_hidden="true",
+        )
+        share = el("span", percent(seconds / whole_time), class_="remark")
+        return el("li", sign, el("span", name), " ", el("b", duration(seconds)), " ", share)
+
+    return el("ul", [item(*part) for part in parts], class_="key phases")
+
+
+def dropped_section(summary: Facts, rounds: Sequence[Facts]) -> Html:
+    """Whose updates were not used, why and when."""
+    reasons: dict[str, Counter[str]] = defaultdict(Counter)
+    when: dict[str, list[int]] = defaultdict(list)
+    for line in rounds:
+        for drop in mappings(line.get("dropped")):
+            client = str(drop.get("client"))
+            reasons[client][str(drop.get("reason"))] += 1
+            when[client].append(whole(line.get("round")) or 0)
+    named = sum(len(found) for found in when.values())
+    unnamed = max(0, (whole(summary.get("dropped")) or 0) - named)
+    listed = sorted(when, key=lambda client: (-len(when[client]), client))
+    body = _dropped_table(listed[:MOST_DROPPED], reasons, when) if listed else None
+    return el("section", el("h2", "Dropped clients"), el("p", _dropped_words(named, len(listed), unnamed)), body)
+
+
+def _dropped_table(listed: Sequence[str], reasons: dict[str, Counter[str]], when: dict[str, list[int]]) -> Html:
+    columns = [Column("Client"), Column("Times", "n"), Column("Why", "t"), Column("In rounds", "t")]
+    rows = [[shorten(c), count(len(when[c])), _why(reasons[c]), ranges(when[c])] for c in listed]
+    return table("Dropped clients, the most frequent first", columns, rows)
+
+
+def _why(reasons: Counter[str]) -> str:
+    several = len(reasons) > 1
+    words = [(DROP_REASONS.get(reason, shorten(reason, 40)), times) for reason, times in reasons.most_common(6)]
+    return "; ".join(f"{word} ({count(times)})" if several else word for word, times in words)
+
+
+def _dropped_words(named: int, clients: int, unnamed: int) -> str:
+    if not named and not unnamed:
+        return "None: in the completed rounds every update that came was used."
+    told = (
+        f"{counted(named, 'update')} of {counted(clients, 'client')} not used; the run went on without."
+        if named
+        else ""
+    )
+    if clients > MOST_DROPPED:
+        told += f" The {MOST_DROPPED} most frequent of them follow; all are in rounds.jsonl."
+    if unnamed:
+        told += f" {counted(unnamed, 'more update' if named else 'update')} not used, whose clients are not named."
+    return told.strip()

@@ -1,0 +1,130 @@
+"""What a run would find at a site: its file, its columns, what it would tell, one local epoch."""
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from fl_app.assembly import build_task, fit_config, open_data, rules
+from fl_app.config import RunConfig
+from fl_app.console import short_number
+from fl_app.errors import Refused
+from fl_app.site import hosted_clients, own_file
+from tasks.base import Shard
+from tasks.data.agreement import RARE, Description, agree, describe
+from tasks.data.base import DataSource
+from tasks.data.design import Design
+from tasks.data.table import Division, Table
+
+NAMED = 8  # columns, classes or categories that a line names
+
+
+def examine(config: RunConfig, node_config: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Every client of a node, as if it were alone. Raises Refused, with the remedy, for what would keep it out."""
+    data = open_data(config, own_file(node_config))
+    return [_examine(config, data, client) for client in hosted_clients(config, node_config)]
+
+
+def _examine(config: RunConfig, data: DataSource, client: str) -> dict[str, Any]:
+    agreed = rules(config)
+    try:
+        division = data.divide(client)
+        told = describe(division.train, agreed)
+        # Alone, a client needs its own statistics, even those of too few rows to be told.
+        alone = replace(agreed, min_examples=1)
+        design = agree({division.client: describe(division.train, alone)}, alone)
+        shard = Shard(division.client, *design.prepare(division.train, division.test))
+    except ValueError as error:
+        raise Refused("the rows cannot be used", f"client {client}", str(error)) from error
+    # With one class here others may have more, so that this is no fault; but there is nothing to train alone.
+    training = None if len(design.classes) == 1 else _one_epoch(config, design, shard)
+    return {**_of_the_rows(division), **_told(told), "training": training}
+
+
+def _of_the_rows(division: Division) -> dict[str, Any]:
+    train, columns = division.train, division.train.columns
+    gaps = np.isnan(train.x).sum(axis=0).tolist()
+    counts = Counter(columns.classes[index] for index in train.y.tolist()) if columns.classes else {}
+    return {
+        "client": division.client,
+        "rows": {"train": len(train), "test": len(division.test)},
+        "label": columns.label,
+        "classes": {name: counts.get(name, 0) for name in columns.classes},
+        "kinds": {feature.name: feature.kind for feature in columns.features},
+        "missing": {name: count for name, count in zip(columns.names, gaps, strict=True) if count},
+        "constant": _constant(train),
+    }
+
+
+def _constant(table: Table) -> list[str]:
+    """Columns of which a model can learn nothing here."""
+    known = (column[~np.isnan(column)] for column in table.x.T)
+    return [name for name, cells in zip(table.columns.names, known, strict=True) if len(set(cells.tolist())) < 2]
+
+
+def _told(told: Description) -> dict[str, Any]:
+    categories = {f.name: list(f.levels) for f in told.columns.features if f.kind == "category"}
+    return {"told": {"statistics": told.moments is not None, "categories": categories, "missing": list(told.missing)}}
+
+
+def _one_epoch(config: RunConfig, design: Design, shard: Shard) -> dict[str, Any]:
+    task = build_task(config, design.schema)
+    arrays = task.initial_arrays(config.seed)
+    asked = {**fit_config(config, 1, "train", seed=config.seed), "local-epochs": 1, "local-steps": 0}
+    began = time.monotonic()
+    trained = tuple(task.make_client(shard).fit(list(arrays), asked)[0])
+    seconds = time.monotonic() - began
+    before, after = (task.evaluate(params, shard.test) if len(shard.test) else None for params in (arrays, trained))
+    return {
+        "parameters": sum(array.size for array in arrays),
+        "before": before,
+        "after": after,
+        "seconds": seconds,
+    }
+
+
+def check_lines(site: Mapping[str, Any]) -> list[str]:
+    """The same for people."""
+    rows, told, training = site["rows"], site["told"], site["training"]
+    kinds = Counter(site["kinds"].values())
+    classes = _few([f"{name} {count}" for name, count in site["classes"].items()]) or "a number"
+    lines = [
+        f"client {site['client']}: {rows['train']} rows to train on, {rows['test']} to test on",
+        f"label {site['label']}: {classes}",
+        f"{len(site['kinds'])} columns: " + ", ".join(f"{count} {kind}" for kind, count in kinds.items()),
+    ]
+    if site["missing"]:
+        lines.append("missing cells: " + _few([f"{name} {count}" for name, count in site["missing"].items()]))
+    if site["constant"]:
+        lines.append(f"columns with one value, of no use here: {_few(site['constant'])}")
+    lines += _told_lines(told)
+    if training is None:
+        return [*lines, "one class here: a run needs another one somewhere; no local epoch was tried"]
+    change = ""
+    if training["before"] and training["after"]:
+        name = next(iter(training["before"]))
+        values = [short_number(training[when][name]) for when in ("before", "after")]
+        change = f": {name} {values[0]} before, {values[1]} after"
+    lines.append(f"one local epoch, {training['parameters']} parameters, {training['seconds']:.2f} s{change}")
+    return lines
+
+
+def _told_lines(told: Mapping[str, Any]) -> list[str]:
+    """What leaves the site before round 1."""
+    categories = {name: levels for name, levels in told["categories"].items() if levels}
+    parts = [
+        "the number of rows, the names and kinds of the columns, the classes",
+        "the count, mean and variance of each number" if told["statistics"] else "no statistics of numbers",
+        f"the categories that {RARE} rows or more have" if categories else "no categories",
+    ]
+    if told["missing"]:
+        parts.append("which columns have missing cells")
+    lines = [f"a run would be told {', '.join(parts[:-1])} and {parts[-1]}"]
+    return lines + [f"  categories of {name}: {_few(levels)}" for name, levels in categories.items()]
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")

@@ -1,0 +1,90 @@
+"""Raw rows: named columns of numbers and categories, before anything is agreed between their owners."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Kind = Literal["number", "boolean", "category", "empty"]
+Array = NDArray[Any]
+Indices = NDArray[np.intp]
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """A column to learn from. `levels`: what the cells of a category stand for, cell k being levels[k].
+
+    An empty column holds nothing but missing cells; it goes with any kind.
+    """
+
+    name: str
+    kind: Kind = "number"
+    levels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """What a table's columns are. `classes` names the label's values in index order; empty where it is a number."""
+
+    features: tuple[Feature, ...]
+    label: str
+    classes: tuple[str, ...] = ()
+
+    @classmethod
+    def of_numbers(cls, names: Sequence[str], label: str, classes: tuple[str, ...] = ()) -> "Columns":
+        """Features that are all numbers."""
+        return cls(tuple(Feature(str(name)) for name in names), label, classes)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the features."""
+        return tuple(feature.name for feature in self.features)
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows with named columns, all in one place.
+
+    x: (n, d) float64, column j = columns.features[j], NaN where a cell is missing. y: (n,) int64 class indices, or
+    float64 where the label is a number.
+    """
+
+    x: Array
+    y: Array
+    columns: Columns
+
+    def __post_init__(self) -> None:
+        expected = (len(self.y), len(self.columns.features))
+        if self.x.shape != expected:
+            raise ValueError(f"a table of {expected[0]} labels and {expected[1]} features has x of {self.x.shape}")
+        classes = len(self.columns.classes)
+        if classes and not np.isin(self.y, np.arange(classes)).all():
+            raise ValueError(f"label {self.columns.label!r} must hold class indices within 0 and {classes - 1}")
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def rows(self, indices: Indices) -> "Table":
+        """Copies of the rows at `indices`, in that order."""
+        return replace(self, x=self.x[indices], y=self.y[indices])
+
+    def column(self, name: str) -> Array:
+        """The cells of one feature (n,), as a view. Raises ValueError for a feature that the table does not have."""
+        return self.x[:, self.columns.names.index(name)]
+
+    def without(self, name: str) -> "Table":
+        """The table without one feature."""
+        position = self.columns.names.index(name)
+        rest = self.columns.features[:position] + self.columns.features[position + 1 :]
+        return replace(self, x=np.delete(self.x, position, axis=1), columns=replace(self.columns, features=rest))
+
+
+@dataclass(frozen=True, slots=True)
+class Division:
+    """What one client holds: its rows to train on and its rows to test on, as they are."""
+
+    client: str
+    train: Table
+    test: Table
