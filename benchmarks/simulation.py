@@ -1,24 +1,29 @@
-"""Many small clients in Flower's simulation: what a round costs here, in plain numpy, and in stock Flower.
+"""Many clients in Flower's simulation: what a round costs here, in a plain loop, and in stock Flower.
 
-Softmax regression on generated data (784 features, 10 classes, 60 examples a client), one local epoch in batches of 10.
+Generated data (784 features, 10 classes), one local epoch in batches of 10. `--model`: softmax regression (60 examples
+a client), an mlp of 64 hidden units (60 examples), or the CNN of McMahan et al. 2017 (100 examples).
 
   fl-app   the project on Flower's Ray engine, two nodes that host all clients, two worker processes
   loop     the same clients' `NumPyClient.fit` and a weighted mean in a plain loop, one process, shards in memory
+  many     as loop, with `Task.fit_many` for groups of clients, where the task offers it
   stock    Flower's own FedAvg and ClientApps (benchmarks/stock_app.py), one node per client, two worker processes
 
 A round is measured by the server, after the first one, and the median counts: shards that a worker makes on first use
 and the start of Flower (10 s and more) are not in it, the checkpoint is. All three train the same clients in the same
 round with the same seeds, except that stock Flower draws its own cohorts; the params of fl-app and loop are compared at
-the end. BLAS has one thread in each process. Repeats take turns, so that a busy machine slows all three.
+the end. BLAS and PyTorch have one thread in each process. Repeats take turns, so that a busy machine slows all.
 """
 
 import argparse
 import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 from time import perf_counter
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import load_file
@@ -28,13 +33,21 @@ from benchmarks.figures import heading, ratios, spread
 from benchmarks.flower_app import SIMULATION, run_flower_app
 from fl_app.assembly import build_strategy, build_task, fit_config, local_design
 from fl_app.config import RunConfig
+from fl_app.groups import LARGEST
 from fl_app.job import new_job, run_job
 from fl_app.rows import prepared_rows
 from strategies.sampling import derive_seed, round_rng
-from tasks.base import Arrays, Shard
+from tasks.base import Arrays, Config, Fit, Shard, Task
 
 NODES = 2
-MEMORY_OF_SHARDS = "all shards stay in memory: about 0.4 MB a client"
+MEMORY_OF_SHARDS = "all shards stay in memory: about 0.4 MB a client, 0.6 MB for cnn"
+MODELS: Mapping[str, tuple[str, int, Mapping[str, Any]]] = MappingProxyType(
+    {
+        "softmax": ("Softmax regression 784x10", 60, {"task": "logistic"}),
+        "mlp": ("Perceptron 784x64x10", 60, {"task": "mlp", "task-args": "hidden=64"}),
+        "cnn": ("CNN of 1,663,370 parameters", 100, {"task": "cnn", "task-args": "channels=32,64 hidden=512"}),
+    }
+)
 
 
 @dataclass
@@ -43,29 +56,34 @@ class Seconds:
 
     app: list[float] = field(default_factory=list)
     loop: list[float] = field(default_factory=list)
+    many: list[float] = field(default_factory=list)
     stock: list[float] = field(default_factory=list)
 
 
 def main() -> None:
     """Measure and print."""
     options = _options()
-    heading(f"Softmax regression 784x10, {options.clients} clients with 60 examples, {options.rounds} rounds")
-    shards = _shards(_config(options.clients, options.clients, 1))
+    title, examples, _ = MODELS[options.model]
+    heading(f"{title}, {options.clients} clients with {examples} examples, {options.rounds} rounds")
+    shards = _shards(_config(options.model, options.clients, options.clients, 1))
     for cohort in options.cohorts:
         seconds, differences = Seconds(), []
         for _ in range(options.repeats):
-            config = _config(options.clients, cohort, options.rounds)
-            app_s, app_params = run_app(config)
-            loop_s, loop_params = run_loop(config, shards)
+            config = _config(options.model, options.clients, cohort, options.rounds)
+            task = build_task(config, local_design(config).schema)
+            app_s, app_params = run_app(config, task)
+            loop_s, loop_params = run_loop(config, task, shards, together=False)
             differences += [float(np.abs(a - b).max()) for a, b in zip(app_params, loop_params, strict=True)]
             seconds.app.append(app_s)
             seconds.loop.append(loop_s)
+            if task.fits_many(fit_config(config, 1, "train", seed=0)):
+                seconds.many.append(run_loop(config, task, shards, together=True)[0])
             if options.stock_rounds:
-                seconds.stock.append(run_stock(_config(options.clients, cohort, options.stock_rounds)))
+                seconds.stock.append(run_stock(_config(options.model, options.clients, cohort, options.stock_rounds)))
         _print(cohort, seconds, max(differences))
 
 
-def run_app(config: RunConfig) -> tuple[float, Arrays]:
+def run_app(config: RunConfig, task: Task) -> tuple[float, Arrays]:
     """Seconds of a round of the project on Flower, and the final params."""
     with TemporaryDirectory() as scratch:
         job = new_job(config, SIMULATION.with_num_supernodes(NODES), "flower", Path(scratch) / "run")
@@ -74,12 +92,12 @@ def run_app(config: RunConfig) -> tuple[float, Arrays]:
             raise RuntimeError(summary["error"])
         rounds = [json.loads(line)["seconds"]["total"] for line in job.folder.rounds.read_text().splitlines()]
         model = load_file(job.folder.model)
-    return median(rounds[1:]), (model["weights"], model["intercept"])
+    return median(rounds[1:]), tuple(model[name] for name in task.array_names)
 
 
-def run_loop(config: RunConfig, shards: dict[str, Shard]) -> tuple[float, Arrays]:
-    """The same in a plain loop."""
-    task, sampler = build_task(config, local_design(config).schema), build_strategy(config).basics.sampler
+def run_loop(config: RunConfig, task: Task, shards: dict[str, Shard], *, together: bool) -> tuple[float, Arrays]:
+    """The same in a plain loop; `together`: over groups of clients."""
+    sampler, train = build_strategy(config).basics.sampler, _train_together if together else _train_each
     params = task.initial_arrays(config.seed)
     seconds = []
     with threadpool_limits(config.threads):
@@ -87,15 +105,33 @@ def run_loop(config: RunConfig, shards: dict[str, Shard]) -> tuple[float, Arrays
             began = perf_counter()
             totals, weight = [np.zeros_like(array) for array in params], 0
             common = fit_config(config, number, "train", seed=0)
-            for client in sampler.sample(tuple(shards), round_rng(config.seed, number)):
-                seed = derive_seed(config.seed, "fit", number, client)
-                arrays, examples, _ = task.make_client(shards[client]).fit(list(params), {**common, "seed": seed})
+            cohort = [shards[client] for client in sampler.sample(tuple(shards), round_rng(config.seed, number))]
+            seeds = [derive_seed(config.seed, "fit", number, shard.client) for shard in cohort]
+            for arrays, examples, _ in train(task, params, cohort, common, seeds):
                 for total, array in zip(totals, arrays, strict=True):
                     np.add(total, examples * array, out=total)
                 weight += examples
             params = tuple(total / weight for total in totals)
             seconds.append(perf_counter() - began)
     return median(seconds[1:]), params
+
+
+def _train_each(
+    task: Task, params: Arrays, shards: Sequence[Shard], config: Config, seeds: Sequence[int]
+) -> Iterator[Fit]:
+    for shard, seed in zip(shards, seeds, strict=True):
+        yield task.make_client(shard).fit(list(params), {**config, "seed": seed})
+
+
+def _train_together(
+    task: Task, params: Arrays, shards: Sequence[Shard], config: Config, seeds: Sequence[int]
+) -> Iterator[Fit]:
+    for first in range(0, len(shards), LARGEST):
+        group = slice(first, first + LARGEST)
+        for result in task.fit_many(params, shards[group], config, seeds[group]):
+            if isinstance(result, Exception):
+                raise result
+            yield result
 
 
 def run_stock(config: RunConfig) -> float:
@@ -106,11 +142,13 @@ def run_stock(config: RunConfig) -> float:
     return median(rounds[1:])
 
 
-def _config(clients: int, cohort: int, rounds: int) -> RunConfig:
+def _config(model: str, clients: int, cohort: int, rounds: int) -> RunConfig:
+    _, examples, keys = MODELS[model]
     return RunConfig.parse(
         {
+            **keys,
             "data": "synthetic",
-            "data-args": "features=784 classes=10 examples=60",
+            "data-args": f"features=784 classes=10 examples={examples}",
             "num-clients": clients,
             "clients-per-round": cohort,
             "rounds": rounds,
@@ -132,10 +170,13 @@ def _shards(config: RunConfig) -> dict[str, Shard]:
 def _print(cohort: int, seconds: Seconds, difference: float) -> None:
     print(f"{cohort} clients a round")
     print(f"  {'':8}{'s/round':28}{'client updates/s':>18}")
-    for name, values in (("fl-app", seconds.app), ("loop", seconds.loop), ("stock", seconds.stock)):
+    for name, values in vars(seconds).items():
         if values:
-            print(f"  {name:8}{spread(values, '.3f'):28}{cohort / median(values):18,.0f}")
+            shown = "fl-app" if name == "app" else name
+            print(f"  {shown:8}{spread(values, '.3f'):28}{cohort / median(values):18,.0f}")
     print(f"  fl-app takes {spread(ratios(seconds.app, seconds.loop))} times as long as the loop")
+    if seconds.many:
+        print(f"  many takes {spread(ratios(seconds.many, seconds.loop))} times as long as the loop")
     if seconds.stock:
         print(f"  fl-app is {spread(ratios(seconds.stock, seconds.app), '.1f')} times as fast as stock Flower")
     print(f"  largest difference of a param between fl-app and loop: {difference:.0e}")
@@ -143,7 +184,8 @@ def _print(cohort: int, seconds: Seconds, difference: float) -> None:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="A round of fl-app beside a numpy loop and stock Flower.")
+    parser = argparse.ArgumentParser(description="A round of fl-app beside a loop and stock Flower.")
+    parser.add_argument("--model", choices=MODELS, default="softmax", help="what is trained")
     parser.add_argument("--clients", type=int, default=1_000, help=f"how many there are; {MEMORY_OF_SHARDS}")
     parser.add_argument("--cohorts", type=int, nargs="+", default=[100, 1_000], help="clients a round, one or more")
     parser.add_argument("--rounds", type=int, default=20, help="of fl-app and the loop; 3 or more")

@@ -1,5 +1,6 @@
 """From a run configuration to the objects of a run. Server and nodes call the same functions with the same result."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
 from typing import cast
@@ -15,7 +16,6 @@ from strategies.base import Basics, ComposedStrategy
 from strategies.sampling import clients_per_round
 from strategies.stopping import StopRule
 from strategies.update import Arrays
-from strategies.work import template_of
 from tasks.base import Schema, Task
 from tasks.data.agreement import Rules, agree, check_rows, describe, sort_out
 from tasks.data.base import Dataset, DataSource, OwnFile, Split
@@ -115,48 +115,93 @@ def local_design(config: RunConfig) -> Design:
 def build_task(config: RunConfig, schema: Schema) -> Task:
     """The task for these columns. Raises Refused, also for a fit configuration that its clients would refuse."""
     task: Task = registry.build("task", config.task, config.task_args, schema)
-    if config.device not in ("auto", *task.devices):
-        remedy = f"expected auto or {', '.join(task.devices)}"
-        raise Refused(f"device={config.device}", f"{config.task} cannot use it", remedy)
+    try:
+        task.check_device(config.device)
+    except ValueError as error:
+        raise Refused(f"device={config.device}", f"{config.task} cannot use it", str(error)) from error
     strategy = build_strategy(config)
-    measured = task.reports + (task.server_reports if build_dataset(config).server_held else ())
+    measured = task.reports + (task.server_reports if measured_at_server(task, config) else ())
     for metric in strategy.basics.stop.reads:
-        if metric not in measured:
+        if metric and metric not in measured:
             raise Refused(f"unknown metric {metric!r}", f"stop={config.stop}", suggestion(metric, measured))
         if config.test_fraction == 0:
-            raise Refused(f"stop={config.stop} reads {metric}", "test-fraction=0", "keep some rows for tests")
+            what = f"stop={config.stop} reads {metric or 'a metric'}"
+            raise Refused(what, "test-fraction=0", "keep some rows for tests")
     fit = {**fit_config(config, 1, strategy.work.request, seed=0), **strategy.work.settings}
     for option in strategy.work.settings:
         if option not in task.fit_options:
             remedy = f"{config.task} heeds {', '.join(task.fit_options) or 'no such key'}: use another strategy"
             raise Refused(f"{config.task} does not heed {option}", f"strategy={config.strategy} needs it", remedy)
+    if config.finetune_epochs and strategy.pipeline.private:
+        what = "fine-tuning is reported by metrics of each client"
+        raise Refused(what, f"finetune-epochs={config.finetune_epochs}", f"{config.strategy} is private: leave it out")
     try:
         task.check_config(fit)
+        if config.finetune_epochs:
+            task.check_config(finetune_config(config, seed=0))
     except ValueError as error:
         raise Refused(f"{config.task} cannot train so", f"strategy={config.strategy}", str(error)) from error
     return task
 
 
-def first_params(task: Task, config: RunConfig) -> Arrays:
-    """The task's own initial params, or those of the `init` file. Raises Refused where these do not fit the task."""
-    params = task.initial_arrays(config.seed)
-    if not config.init:
-        return params
-    where = f"init={config.init}"
+def measured_at_server(task: Task, config: RunConfig) -> bool:
+    """Whether the server measures the model: it holds test rows, and all of the model."""
+    return build_dataset(config).server_held and not task.personal_names
+
+
+def begin(task: Task, config: RunConfig, init: str) -> tuple[Task, Arrays]:
+    """The task with the arrays that do not travel, and the params that training starts from.
+
+    Both are the task's own, of the run's seed, or those of the file `init`. It holds all params; the frozen arrays and
+    the personal ones may be left out, these or those as a whole. Raises Refused where it does not fit the task.
+    """
+    params, held = task.initial_arrays(config.seed), task.initial_held(config.seed)
+    if not init:
+        return task.holding(held), params
+    started = dict(zip(task.array_names + task.held_names, params + held, strict=True))
+    found = _tensors(init)
+    needed = set(task.array_names)
+    for group in (set(task.frozen_names), set(task.personal_names)):
+        needed |= group if group & set(found) else set()
+    _check_names(init, set(found), needed, set(started))
+    for name, array in found.items():
+        started[name] = _fitting(name, array, started[name], f"init={init}")
+    return task.holding(tuple(started[n] for n in task.held_names)), tuple(started[n] for n in task.array_names)
+
+
+def _tensors(init: str) -> Mapping[str, np.ndarray]:
     try:
-        found = load_file(config.init)
-    except (SafetensorError, OSError) as error:
-        raise Refused("cannot read the initial params", where, f"name a model.safetensors ({error})") from error
-    expected = dict(zip(task.array_names, template_of(params), strict=True))
-    if set(found) != set(expected):
-        raise Refused(f"arrays {', '.join(sorted(found))}", where, f"expected {', '.join(sorted(expected))}")
-    for name, (shape, dtype) in expected.items():
-        if (found[name].shape, found[name].dtype) != (shape, dtype):
-            came = f"{name} of shape {found[name].shape} and dtype {found[name].dtype}"
-            raise Refused(came, where, f"expected shape {shape} and dtype {dtype}")
-        if not np.isfinite(found[name]).all():
-            raise Refused(f"{name} holds values that are not finite", where, "start from another model")
-    return tuple(found[name] for name in task.array_names)
+        return load_file(init)
+    except (SafetensorError, OSError, TypeError, KeyError) as error:  # a file can hold types that numpy lacks
+        remedy = f"name a model.safetensors of 32- or 64-bit numbers ({type(error).__name__}: {error})"
+        raise Refused("cannot read the initial params", f"init={init}", remedy) from error
+
+
+def _check_names(init: str, found: set[str], needed: set[str], known: set[str]) -> None:
+    missing, surplus = sorted(needed - found), sorted(found - known)
+    if not missing and not surplus:
+        return
+    faults = [f"{what} {', '.join(names)}" for what, names in (("missing", missing), ("surplus", surplus)) if names]
+    remedy = f"expected {', '.join(sorted(known))}"
+    raise Refused(f"arrays that do not fit: {'; '.join(faults)}", f"init={init}", remedy)
+
+
+def _fitting(name: str, array: np.ndarray, expected: np.ndarray, where: str) -> np.ndarray:
+    """The array, if it can stand for the expected one. Counters may come as the integers that they are."""
+    if array.dtype.kind in "iu" and expected.dtype == np.float64 and (array.astype(np.float64) == array).all():
+        array = array.astype(np.float64)
+    if (array.shape, array.dtype) != (expected.shape, expected.dtype):
+        came = f"{name} of shape {array.shape} and dtype {array.dtype}"
+        raise Refused(came, where, f"expected shape {expected.shape} and dtype {expected.dtype}")
+    if not np.isfinite(array).all():
+        raise Refused(f"{name} holds values that are not finite", where, "start from another model")
+    return array
+
+
+def finetune_config(config: RunConfig, seed: int) -> dict[str, Scalar]:
+    """What `NumPyClient.fit` is told when the rounds are over: to train on, as in the last of them."""
+    asked = fit_config(config, config.rounds, "train", seed=seed)
+    return {**asked, "local-epochs": config.finetune_epochs, "local-steps": 0}
 
 
 def fit_config(config: RunConfig, round: int, request: str, *, seed: int, metrics: bool = False) -> dict[str, Scalar]:

@@ -25,7 +25,8 @@ FORMAT = 2
 class Checkpoint:
     """All that a run needs to go on, and all that its results need to be written.
 
-    `startup_s` is the time from the start of the ServerApp to round 1.
+    `startup_s` is the time from the start of the ServerApp to round 1. `frozen_names` and `personal_names` are those of
+    the task: these arrays do not change, so they lie beside the checkpoint (`RunFolder.held`).
     """
 
     config: RunConfig
@@ -37,6 +38,8 @@ class Checkpoint:
     metrics_on: str
     startup_s: float
     resumed_from: int | None
+    frozen_names: tuple[str, ...] = ()
+    personal_names: tuple[str, ...] = ()
 
     def prepare(self, path: Path) -> Path:
         """Write it beside `path`, on the disk when this returns; `commit` gives it the name."""
@@ -54,6 +57,8 @@ class Checkpoint:
             "metrics_on": self.metrics_on,
             "startup_s": self.startup_s,
             "resumed_from": self.resumed_from,
+            "frozen_names": self.frozen_names,
+            "personal_names": self.personal_names,
         }
         scratch = path.with_name(f".{path.name}.writing")
         with scratch.open("wb") as file:
@@ -100,6 +105,8 @@ class Checkpoint:
             metrics_on=about["metrics_on"],
             startup_s=about["startup_s"],
             resumed_from=about["resumed_from"],
+            frozen_names=tuple(about.get("frozen_names", ())),
+            personal_names=tuple(about.get("personal_names", ())),
         )
 
 

@@ -48,9 +48,14 @@ def evaluate(message: Message, context: Context) -> Message:
 
 @app.query("survey")
 def survey(message: Message, context: Context) -> Message:
-    """Measure the final model, and where asked its curvature."""
-    curvature = bool(wire.read_config(message.content)["curvature"])
-    return _reply(message, lambda: _work(partial(local_round.survey, curvature=curvature), message, context))
+    """Measure the final model and what is made of it here, and where asked its curvature."""
+
+    def content() -> RecordDict:
+        asked = wire.read_config(message.content)
+        work = partial(local_round.survey, curvature=bool(asked["curvature"]), kinds=tuple(asked["kinds"]))
+        return _work(work, message, context)
+
+    return _reply(message, content)
 
 
 def _work(work: local_round.Work, message: Message, context: Context) -> RecordDict:

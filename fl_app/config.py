@@ -46,12 +46,15 @@ class RunConfig(BaseModel):
     local_steps: Count = Field(0, description="steps of a client in a round, instead of local-epochs; 0 = epochs")
     batch_size: Count = Field(16, description="rows in a mini-batch; 0 = all")
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(0.1, description="of local steps")
+    finetune_epochs: Count = Field(
+        0, description="passes of each client over its rows from the final model, to measure what that gains"
+    )
     lr_schedule: Text = Field(
         "constant", description='over rounds: constant, "step every=10 factor=0.5", "cosine floor=0" or inv-sqrt'
     )
     l1: Penalty = Field(0.0, description="weight of the L1 penalty")
     l2: Penalty = Field(0.01, description="weight of the L2 penalty; separable data have no optimum without one")
-    solver: Text = Field("sgd", description="of local training: sgd, gd, lbfgs or newton")
+    solver: Text = Field("sgd", description="of local training: sgd, gd, lbfgs, newton; PyTorch: sgd, gd, adam, adamw")
     standardize: Literal["global", "local", "none"] = Field(
         "global", description="whose statistics scale the features: global, local or none"
     )
@@ -76,7 +79,7 @@ class RunConfig(BaseModel):
     test_fraction: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.2, description="share of a client's rows kept for tests"
     )
-    device: Text = Field("auto", description="where models are trained: auto or cpu")
+    device: Text = Field("auto", description="where models are trained: auto, cpu, cuda or cuda:N")
     threads: Positive = Field(1, description="CPU threads of a process; more make small models slower")
     init: Text = Field("", description="a model.safetensors to start from")
     sinks: Text = Field("", description='where round reports go besides rounds.jsonl: "tensorboard mlflow"')

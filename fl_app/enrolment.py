@@ -2,7 +2,8 @@
 
 One QUERY a node. The answer holds the versions there and, of each client, its description: the number of training rows,
 the columns with their kinds and categories, and where means are needed the count, mean and squared deviations of each
-number. What comes of them does not depend on the order of the answers, nor on how clients are spread over nodes.
+number, the label included. What comes of them does not depend on the order of the answers, nor on how clients are
+spread over nodes.
 """
 
 import json
@@ -79,6 +80,7 @@ def descriptions_record(told: Mapping[str, Description]) -> dict[str, Any]:
     place: dict[Columns, int] = {}
     columns_of = [place.setdefault(description.columns, len(place)) for description in told.values()]
     senders = {client: d.moments for client, d in told.items() if d.moments is not None}
+    of_labels = {client: d.label for client, d in told.items() if d.label is not None}
     enrolment = ConfigRecord(
         {
             "clients": list(told),
@@ -87,11 +89,19 @@ def descriptions_record(told: Mapping[str, Description]) -> dict[str, Any]:
             "columns-of": columns_of,
             "missing": json.dumps([description.missing for description in told.values()]),
             "moments": list(senders),
+            "label-moments": list(of_labels),
         }
     )
-    parts = zip(*(moments.to_arrays() for moments in senders.values()), strict=True)
-    moments = ArrayRecord.from_numpy_ndarrays([np.concatenate(part) for part in parts])
-    return {"enrolment": enrolment, "moments": moments}
+    return {
+        "enrolment": enrolment,
+        "moments": _end_to_end(senders.values()),
+        "label-moments": _end_to_end(of_labels.values()),
+    }
+
+
+def _end_to_end(moments: Iterable[Moments]) -> ArrayRecord:
+    parts = zip(*(each.to_arrays() for each in moments), strict=True)
+    return ArrayRecord.from_numpy_ndarrays([np.concatenate(part) for part in parts])
 
 
 # ---------------------------------------------------------------------------------------------- the server's half
@@ -294,41 +304,54 @@ def _descriptions(
     if not all(0 <= index < len(distinct) for index in which):
         raise wire.WireError("it names columns that it does not describe")
     columns_of = {client: distinct[index] for client, index in zip(clients, which, strict=True)}
-    arrays = _moments(content, entry, columns_of)
+    arrays = _moments(content, entry, "moments", {client: len(own.features) for client, own in columns_of.items()})
+    of_labels = _moments(content, entry, "label-moments", dict.fromkeys(clients, 1))
     told: dict[str, Description] = {}
     faults: dict[str, str] = {}
     for client, examples, gaps in zip(clients, counts, missing, strict=True):
         try:
-            told[client] = _description(columns_of[client], examples, gaps, arrays.get(client))
+            known = arrays.get(client), of_labels.get(client)
+            told[client] = _description(columns_of[client], examples, gaps, *known)
         except ValueError as error:
             faults[client] = str(error)
     return told, faults
 
 
-def _description(columns: Columns, examples: int, gaps: tuple[str, ...], arrays: Arrays | None) -> Description:
+def _description(
+    columns: Columns, examples: int, gaps: tuple[str, ...], arrays: Arrays | None, of_label: Arrays | None
+) -> Description:
     """Raises ValueError for what no rows can give."""
     check_names(columns)
     if not 0 <= examples <= MOST_EXAMPLES:
         raise ValueError(f"it announces {examples} rows: expected 0 to {MOST_EXAMPLES}")
+    if of_label is not None and columns.classes:
+        raise ValueError(f"it sends the mean of its label {columns.label!r}, which has classes")
+    label = _checked(of_label, examples)
+    if label is not None and label.n[0] != examples:
+        raise ValueError("the statistics of its label are not of all its rows")
+    return Description(columns, examples, gaps, _checked(arrays, examples), label)
+
+
+def _checked(arrays: Arrays | None, examples: int) -> Moments | None:
     if arrays is None:
-        return Description(columns, examples, gaps)
+        return None
     if any(np.abs(array).max(initial=0.0) > LARGEST_MOMENT for array in arrays[1:]):
         raise ValueError(f"its statistics hold values above {LARGEST_MOMENT:g}: is one a code for 'missing'?")
     moments = Moments(*arrays)
     if (moments.n > examples).any():
         raise ValueError("its statistics are of more rows than it announced")
-    return Description(columns, examples, gaps, moments)
+    return moments
 
 
-def _moments(content: RecordDict, entry: ConfigRecord, columns_of: Mapping[str, Columns]) -> dict[str, Arrays]:
+def _moments(content: RecordDict, entry: ConfigRecord, key: str, widths_of: Mapping[str, int]) -> dict[str, Arrays]:
     """Those of the clients that sent theirs, end to end in each array. Raises WireError for other lengths."""
-    senders = wire.get_strings(entry, "moments")
+    senders = wire.get_strings(entry, key)
     if not senders:
         return {}
-    if not set(senders) <= set(columns_of) or len(set(senders)) != len(senders):
+    if not set(senders) <= set(widths_of) or len(set(senders)) != len(senders):
         raise wire.WireError("it sends statistics of clients that it does not name, or twice")
-    arrays = wire.read_arrays(content, "moments")
-    widths = [len(columns_of[client].features) for client in senders]
+    arrays = wire.read_arrays(content, key)
+    widths = [widths_of[client] for client in senders]
     if [(array.shape, array.dtype.kind) for array in arrays] != [((sum(widths),), kind) for kind in "ifff"]:
         raise wire.WireError(f"its statistics are not those of {len(senders)} clients and these columns")
     ends = pairwise(accumulate(widths, initial=0))

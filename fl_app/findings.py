@@ -20,13 +20,15 @@ from fl_app.config import RunConfig
 from fl_app.rows import pooled
 from strategies.sampling import derive_seed
 from strategies.stopping import LOWER_IS_BETTER
-from strategies.survey import Survey
+from strategies.survey import COMMON, FINETUNED, WITHOUT_PERSONAL, Survey
 from strategies.update import Arrays
 from tasks.base import Coefficients, CurvatureSums, Rows, Shard, Task
 from tasks.data.design import Design
 
 MAX_SITES = 100
 """More clients than this are not trained alone one by one: so many are drawn, and the others are counted."""
+FEWEST_TO_SHOW = 5
+"""A site's own metrics are shown from so many test rows on: those of two patients tell how both fared."""
 MAX_PARAMETERS = 1_000
 """Above this many no Hessian is asked for: it would be larger than 4 MB a client, and cubic in time here."""
 
@@ -77,24 +79,62 @@ def surveyed_sites(task: Task, survey: Survey, examples: Mapping[str, int]) -> d
     return _table(task, sites, len(examples) - len(sites))
 
 
-def _surveyed(task: Task, client: str, train: int, sums: Mapping[str, Fraction]) -> Site:
-    tested = int(sums.get("examples", 0))
-    federated = dict(task.summarise(sums)) if tested else None
-    return {**_blank(client, train, tested), "federated": federated}
+def kinds_of_models(task: Task, config: RunConfig) -> tuple[str, ...]:
+    """Which models the clients are to measure in the last exchange."""
+    personal = (WITHOUT_PERSONAL,) if task.personal_names else ()
+    return (COMMON, *personal, *((FINETUNED,) if config.finetune_epochs else ()))
 
 
-def compared(task: Task, config: RunConfig, shards: Sequence[Shard], params: Arrays) -> Findings:
-    """Baselines and the table of sites, from the rows of the clients that took part, where these can be opened."""
+def _surveyed(task: Task, client: str, train: int, sums: Mapping[str, Mapping[str, Fraction]]) -> Site:
+    return {**_blank(client, train, int(sums[COMMON].get("examples", 0))), **_told(task, sums)}
+
+
+def _told(task: Task, sums: Mapping[str, Mapping[str, Fraction]]) -> Site:
+    """What a client measured: the model it has in the end, and those that it is to be compared with."""
+    if sums[COMMON].get("examples", 0) < FEWEST_TO_SHOW:
+        return {}
+    means = {kind: dict(task.summarise(own)) for kind, own in sums.items()}
+    told: Site = {"federated": means[COMMON]}
+    if WITHOUT_PERSONAL in means:
+        told["personal"] = {"with": means[COMMON], "without": means[WITHOUT_PERSONAL]}
+    if FINETUNED in means:
+        told["finetuned"] = means[FINETUNED]
+    return told
+
+
+def compared(
+    task: Task, config: RunConfig, shards: Sequence[Shard], params: Arrays, survey: Survey | None = None
+) -> Findings:
+    """Baselines and the table of sites, from the rows of the clients that took part, where these can be opened.
+
+    The personal arrays of clients are not here, so what concerns them comes from the survey.
+    """
+    measured = {} if survey is None else survey.metric_sums
     everyone = pooled([shard.test for shard in shards])
     chosen = _chosen(shards, config.seed)
     alone = {shard.client: _trained(task, config, shard.train) for shard in chosen} if config.baselines else {}
-    sites = [_site(task, shard, params, alone.get(shard.client), everyone) for shard in chosen]
+    sites = [
+        _completed(task, _site(task, shard, params, alone.get(shard.client), everyone), measured.get(shard.client))
+        for shard in chosen
+    ]
     baselines = None
     if config.baselines and len(everyone):
         whole = _trained(task, config, pooled([shard.train for shard in shards]))
         everywhere = [site["alone_everywhere"] for site in sites if site["alone_everywhere"] is not None]
         baselines = _baselines(task, None if whole is None else task.evaluate(whole, everyone), everywhere)
+        baselines |= {"test_rows": len(everyone), "majority": _majority(task, everyone)}
     return Findings(baselines, _table(task, sites, len(shards) - len(sites)))
+
+
+def _completed(task: Task, site: Site, sums: Mapping[str, Mapping[str, Fraction]] | None) -> Site:
+    """With what the client told, where it is not known from its rows."""
+    told = {} if sums is None else _told(task, sums)
+    return {**site, **{key: value for key, value in told.items() if site.get(key) is None}}
+
+
+def _majority(task: Task, rows: Rows) -> float | None:
+    """The accuracy of saying the most frequent class of everybody; None where the label is a number."""
+    return float(np.bincount(rows.y).max() / len(rows)) if task.schema.classes else None
 
 
 def _chosen(shards: Sequence[Shard], seed: int) -> list[Shard]:
@@ -123,9 +163,11 @@ def _site(task: Task, shard: Shard, params: Arrays, alone: Arrays | None, everyo
     site = _blank(shard.client, len(shard.train), len(shard.test))
     if len(everyone) and alone is not None:
         site["alone_everywhere"] = task.evaluate(alone, everyone)
-    if len(shard.test):
-        site["federated"] = task.evaluate(params, shard.test)
+    if len(shard.test) >= FEWEST_TO_SHOW:
         site["alone"] = None if alone is None else task.evaluate(alone, shard.test)
+        if task.personal_names:
+            return site
+        site["federated"] = task.evaluate(params, shard.test)
         if calibration := task.calibration(params, shard.test):
             site["calibration"] = dict(zip(("predicted", "observed"), calibration, strict=True))
     return site
@@ -141,16 +183,16 @@ def _table(task: Task, sites: Sequence[Site], left_out: int) -> dict[str, Any]:
 
 
 def _baselines(task: Task, whole: Metrics | None, alone: Sequence[Metrics]) -> dict[str, Any]:
-    """`local_worst` and `local_best` are the clients that are so by the task's first metric."""
+    """`local_worst` and `local_best` are so metric by metric: of different clients, it may be."""
     if not alone:
         return {"pooled": whole, "local_mean": None, "local_worst": None, "local_best": None, "clients": 0}
-    main = task.reports[0]
-    ordered = sorted(alone, key=lambda metrics: metrics[main], reverse=main in LOWER_IS_BETTER)
-    names = [name for name in ordered[0] if all(name in metrics for metrics in ordered)]
+    names = [name for name in alone[0] if all(name in metrics for metrics in alone)]
+    values = {name: [metrics[name] for metrics in alone] for name in names}
+    least, most = ({name: pick(values[name]) for name in names} for pick in (min, max))
     return {
         "pooled": whole,
-        "local_mean": {name: fmean(metrics[name] for metrics in ordered) for name in names},
-        "local_worst": ordered[0],
-        "local_best": ordered[-1],
-        "clients": len(ordered),
+        "local_mean": {name: fmean(values[name]) for name in names},
+        "local_worst": {name: (most if name in LOWER_IS_BETTER else least)[name] for name in names},
+        "local_best": {name: (least if name in LOWER_IS_BETTER else most)[name] for name in names},
+        "clients": len(alone),
     }

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from fl_app.assembly import build_dataset, build_strategy, build_task, first_params, local_design, open_data
+from fl_app.assembly import begin, build_dataset, build_strategy, build_task, local_design, open_data
 from fl_app.checkpoint import Checkpoint
 from fl_app.config import RunConfig
 from fl_app.errors import Refused
@@ -20,6 +20,7 @@ from fl_app.registry import with_absolute_paths
 from fl_app.results import Ending, finish, write_summary
 from fl_app.run_folder import RunFolder, default_folder
 from fl_app.sinks.opened import check_sinks
+from tasks.base import Task
 
 if TYPE_CHECKING:
     from fl_app.inline import InlineGrid
@@ -130,8 +131,10 @@ def check_config(config: RunConfig, profile: Profile) -> int:
         return config.num_clients or config.min_clients
     data = open_data(config)
     task = build_task(config, local_design(config).schema)
+    if profile.is_local:
+        _check_device(task, config)
     if not config.resume:
-        first_params(task, config)
+        begin(task, config, config.init)
     if len(data.clients) < config.min_clients:
         where = f"min-clients={config.min_clients}"
         if len(data.clients) == 1:
@@ -142,6 +145,13 @@ def check_config(config: RunConfig, profile: Profile) -> int:
         where = f"clients-per-round={config.clients_per_round}"
         raise Refused(f"the data have {len(data.clients)} clients", where, "lower clients-per-round; 0 = all")
     return len(data.clients)
+
+
+def _check_device(task: Task, config: RunConfig) -> None:
+    try:
+        task.check_device(config.device, here=True)
+    except ValueError as error:
+        raise Refused(f"device={config.device}", "this machine", str(error)) from error
 
 
 def _on_flower(job: Job, on_line: OnLine) -> tuple[dict[str, Any], int]:

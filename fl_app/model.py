@@ -3,7 +3,7 @@
 import csv
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -22,6 +22,7 @@ from tasks.data.table import Columns, Feature, Table
 from tasks.suggest import instead_of
 
 CHUNK = 65_536  # rows scored at a time
+FAR = 10  # standard deviations from the mean: another unit, or a code for something
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Model:
     design: Design
     task: Task
     arrays: Arrays
+    warnings: list[str] = field(default_factory=list)  # of the rows scored last
 
     @classmethod
     def load(cls, path: Path) -> "Model":
@@ -42,6 +44,7 @@ class Model:
             design = Design.from_json(about)
             tensors = load_file(path.with_name("model.safetensors"))
             arrays = tuple(tensors[entry["name"]] for entry in about["arrays"])
+            frozen = {entry["name"]: tensors[entry["name"]] for entry in about.get("frozen", {}).get("arrays", ())}
             name, args = str(about["task"]), str(about["task_args"])
         except OSError as error:
             remedy = f"name the model.json of a run ({error.strerror or error})"
@@ -49,10 +52,12 @@ class Model:
         except (SafetensorError, ValueError, KeyError, TypeError) as error:
             raise Refused("no model of this version", str(path), f"name the model.json of a run ({error})") from error
         task: Task = registry.build("task", name, args, design.schema)
+        if not about.get("rounds"):
+            raise Refused("the run ended before its first round", str(path), "there is no trained model: run again")
         expected = [array.shape for array in task.initial_arrays(0)]
         if [array.shape for array in arrays] != expected:
             raise Refused("its arrays do not fit its columns", str(path), "train again")
-        return cls(about, design, task, arrays)
+        return cls(about, design, _holding(task, frozen, path), arrays)
 
     def coefficients(self) -> Coefficients:
         """As the run found them, else from the arrays alone. Raises Refused for a model that has none."""
@@ -72,6 +77,10 @@ class Model:
         if self.design.standardize == "local":
             what = "the model is for columns that each client scaled by statistics of its own"
             raise Refused(what, "standardize=local", "train with standardize=global to score new rows")
+        if self.task.personal_names:
+            what = f"each client has {', '.join(self.task.personal_names[:3])} of its own"
+            remedy = "the file holds what they share: train without personal layers to score new rows"
+            raise Refused(what, f"task-args={self.about['task_args']}", remedy)
         x = self._encoded(path, delimiter)
         for start in range(0, len(x), CHUNK):
             yield from self._scored(x[start : start + CHUNK])
@@ -84,8 +93,9 @@ class Model:
             self._check_gaps(file)
             features = tuple(Feature(c.name, c.kind, c.levels) for c in file.columns.values())
             x = np.column_stack([column.values for column in file.columns.values()])
-            nothing = np.zeros(len(file), dtype=np.int64)
-            return self.design.encode(Table(x, nothing, Columns(features, self.design.label)))
+            table = Table(x, np.zeros(len(file), dtype=np.int64), Columns(features, self.design.label))
+            self.warnings[:] = _strange(self.design, table)
+            return self.design.encode(table)
         except CsvError as error:  # begins with the path
             place, _, why = str(error).removeprefix(str(path)).partition(": ")
             raise Refused("the rows cannot be scored", f"{path}{place}", why) from error
@@ -117,6 +127,38 @@ class Model:
                 yield [value]
             else:
                 yield [self.design.classes[value], *probabilities[index].tolist()]
+
+
+def _holding(task: Task, frozen: Mapping[str, np.ndarray], path: Path) -> Task:
+    """The task with the model's frozen arrays; its personal ones are not in the file."""
+    start = task.initial_held(0)
+    frozen_start = start[: len(task.frozen_names)]
+    expected = {name: array.shape for name, array in zip(task.frozen_names, frozen_start, strict=True)}
+    if {name: array.shape for name, array in frozen.items()} != expected:
+        raise Refused("its frozen arrays do not fit its task", str(path), "train again")
+    return task.holding((*(frozen[name] for name in task.frozen_names), *start[len(frozen_start) :]))
+
+
+def _strange(design: Design, table: Table) -> Iterator[str]:
+    """What the model has not seen: categories, and numbers far from those it was trained on."""
+    for term in design.terms:
+        cells = table.column(term.name)
+        known = cells[~np.isnan(cells)]
+        if term.kind == "category":
+            levels = table.columns.features[table.columns.names.index(term.name)].levels
+            new = [level for level in levels if level not in term.categories]
+            rows = int(np.isin(known, [levels.index(level) for level in new]).sum())
+            if rows:
+                hold = _counted(rows, "holds", "hold")
+                yield f"{term.name}: {hold} a value that the model does not know, such as {new[0]!r}"
+        elif term.kind == "number" and term.mean is not None and term.scale is not None:
+            far = int((np.abs(known - term.mean) > FAR * term.scale).sum())
+            if far:
+                yield f"{term.name}: {_counted(far, 'lies', 'lie')} more than {FAR} standard deviations from the mean"
+
+
+def _counted(rows: int, one: str, several: str) -> str:
+    return f"1 row {one}" if rows == 1 else f"{rows} rows {several}"
 
 
 def write_predictions(model: Model, rows: Iterator[list[str | float]], out: TextIO) -> int:

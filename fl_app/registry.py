@@ -27,7 +27,7 @@ from strategies import STOPS, STRATEGIES
 from strategies.base import ComposedStrategy
 from strategies.stopping import StopRule
 from tasks import DATA, PARTITIONS, TASKS
-from tasks.base import Task
+from tasks.base import ObjectPath, Task
 from tasks.data.base import Dataset, Partitioner, PathText
 
 REGISTRIES: Mapping[str, Mapping[str, str]] = {
@@ -219,6 +219,8 @@ def _split(text: str, key: str) -> dict[str, str]:
 
 
 def _convert(argument: Argument, value: str, where: str) -> Any:
+    if argument.hint is ObjectPath:
+        reach_caller()
     try:
         return TypeAdapter(argument.hint, config=ConfigDict(allow_inf_nan=False)).validate_python(value)
     except ValidationError as error:
@@ -231,6 +233,8 @@ def _type_name(hint: Any) -> str:
         return "|".join(map(str, get_args(hint)))
     if hint is PathText:
         return "path"
+    if hint is ObjectPath:
+        return "module:name"
     return hint.__name__ if isinstance(hint, type) else str(hint)
 
 

@@ -30,6 +30,8 @@ def closing_lines(summary: Mapping[str, Any], here: Path) -> list[str]:
     metrics = {name: value for name, value in (summary["metrics"] or {}).items() if value is not None}
     if metrics:
         where = "server's" if summary["metrics_on"] == "server" else "clients'"
+        if count := (summary["baselines"] or {}).get("test_rows"):
+            where = f"{where} {count}"
         text = "  ".join(f"{name} {short_number(value)}" for name, value in metrics.items())
         lines += textwrap.wrap(f"{text}  ({where} test rows)", WIDTH)
     lines += [line for sentence in comparison(summary) for line in textwrap.wrap(sentence, WIDTH)]
@@ -52,6 +54,8 @@ def comparison(summary: Mapping[str, Any]) -> list[str]:
             f"({short_number(alone['worst'])} to {short_number(alone['best'])}): "
             f"federating gained {_change(main, alone['mean'], metrics[main])} on average"
         )
+    if baselines.get("majority") is not None and main == "accuracy":
+        said.append(f"saying the most frequent class of everybody would reach {short_number(baselines['majority'])}")
     if baselines.get("pooled"):
         pooled = baselines["pooled"][main]
         said.append(f"all rows in one place would reach {short_number(pooled)}")

@@ -3,15 +3,13 @@
 So the ServerApp that came to its end and the command line that found it dead write the same files.
 """
 
-import hashlib
-import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
-import numpy as np
+from numpy.typing import NDArray
 
 from fl_app import __version__
 from fl_app.checkpoint import Checkpoint
@@ -20,9 +18,9 @@ from fl_app.errors import Refused, one_line
 from fl_app.findings import Findings
 from fl_app.page import page
 from fl_app.run_folder import RunFolder, write_atomically
+from fl_app.tensors import params_sha256 as params_sha256
 from fl_app.tensors import tensor_bytes
 from strategies.history import Metrics, RoundReport, finite
-from strategies.update import Arrays
 
 NOTHING_FOUND = Findings()
 
@@ -47,9 +45,10 @@ def finish(folder: RunFolder, config: RunConfig, ending: Ending, findings: Findi
     history = folder.read_rounds(checkpoint.state.round) if checkpoint else []
     if checkpoint:
         config = checkpoint.config
-        names = checkpoint.array_names
-        write_atomically(folder.model, tensor_bytes(dict(zip(names, checkpoint.state.params, strict=True))))
-        folder.write_json(folder.about_model, _about_model(checkpoint, findings))
+        frozen = _frozen(folder, checkpoint)
+        params = dict(zip(checkpoint.array_names, checkpoint.state.params, strict=True))
+        write_atomically(folder.model, tensor_bytes({**params, **frozen}))
+        folder.write_json(folder.about_model, {**_about_model(checkpoint, findings), **_about_held(checkpoint, frozen)})
     if findings.sites is not None:
         folder.write_json(folder.sites, finite(findings.sites))
     summary = _summary(folder, config, ending, checkpoint, history)
@@ -66,20 +65,6 @@ def write_summary(folder: RunFolder, summary: Mapping[str, Any]) -> None:
     folder.write_json(folder.summary, summary)
 
 
-def params_sha256(names: Sequence[str], params: Arrays) -> str:
-    """sha256 over the arrays in model order of name NUL dtype NUL shape NUL (shape as JSON) and the elements.
-
-    Elements are C-ordered and little-endian; so the hash can be recomputed from model.safetensors and the `arrays` of
-    model.json, on any machine.
-    """
-    digest = hashlib.sha256()
-    for name, array in zip(names, params, strict=True):
-        little = np.asarray(array, array.dtype.newbyteorder("<"), order="C")
-        digest.update(f"{name}\0{little.dtype.str}\0{json.dumps(list(array.shape))}\0".encode())
-        digest.update(little.tobytes())
-    return digest.hexdigest()
-
-
 def _checkpoint(folder: RunFolder) -> Checkpoint | None:
     try:
         return Checkpoint.read(folder.checkpoint)
@@ -87,15 +72,18 @@ def _checkpoint(folder: RunFolder) -> Checkpoint | None:
         return None
 
 
+def _frozen(folder: RunFolder, checkpoint: Checkpoint) -> dict[str, NDArray[Any]]:
+    names = checkpoint.frozen_names
+    return dict(zip(names, folder.read_held(names), strict=True)) if names else {}
+
+
 def _about_model(checkpoint: Checkpoint, findings: Findings) -> dict[str, Any]:
     about = {
         "schema": 1,
+        "rounds": checkpoint.state.round,
         "task": checkpoint.config.task,
         "task_args": checkpoint.config.task_args,
-        "arrays": [
-            {"name": name, "dtype": array.dtype.str, "shape": list(array.shape)}
-            for name, array in zip(checkpoint.array_names, checkpoint.state.params, strict=True)
-        ],
+        "arrays": _entries(dict(zip(checkpoint.array_names, checkpoint.state.params, strict=True))),
         **checkpoint.design.to_json(),
         "config_sha256": checkpoint.config.sha256(),
     }
@@ -103,6 +91,20 @@ def _about_model(checkpoint: Checkpoint, findings: Findings) -> dict[str, Any]:
         about["coefficients"] = finite(findings.coefficients.rows)
         about["coefficients_note"] = findings.coefficients.note
     return about
+
+
+def _about_held(checkpoint: Checkpoint, frozen: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+    """What of the model is not in its arrays: the frozen ones are in the file, the personal ones at the clients."""
+    about: dict[str, Any] = {}
+    if frozen:
+        about["frozen"] = {"arrays": _entries(frozen), "sha256": params_sha256(tuple(frozen), tuple(frozen.values()))}
+    if checkpoint.personal_names:
+        about["personal"] = list(checkpoint.personal_names)
+    return about
+
+
+def _entries(arrays: Mapping[str, NDArray[Any]]) -> list[dict[str, Any]]:
+    return [{"name": n, "dtype": array.dtype.str, "shape": list(array.shape)} for n, array in arrays.items()]
 
 
 def _summary(

@@ -4,11 +4,15 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
 
 from fl_app.config import RunConfig
 from fl_app.errors import Refused
@@ -50,6 +54,11 @@ class RunFolder:
         return self.path / "checkpoint.safetensors"
 
     @property
+    def held(self) -> Path:
+        """The arrays that do not travel, as the run began with them; only where there are any."""
+        return self.path / "held.safetensors"
+
+    @property
     def model(self) -> Path:
         """The params."""
         return self.path / "model.safetensors"
@@ -75,12 +84,17 @@ class RunFolder:
         return self.path / "flower.log"
 
     def create(self) -> None:
-        """Make the folder for a new run. Raises Refused, and touches nothing, where one has been or cannot be."""
+        """Make the folder for a new run, which only its owner can open.
+
+        Raises Refused, and touches nothing, where one has been or cannot be, and where CSV files lie.
+        """
         for used in (self.summary, self.rounds, self.checkpoint):
             if used.exists():
                 raise Refused(f"{used.name} exists", f"--out {self.path}", "choose another folder, or use --resume")
+        if self.path.is_dir() and any(self.path.glob("*.csv")):
+            raise Refused("a folder with CSV files", f"--out {self.path}", "results are passed on: keep data apart")
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             probe = self.path / ".writable"
             probe.touch()
             probe.unlink()
@@ -126,6 +140,14 @@ class RunFolder:
         for written in (self.summary, self.sites, self.report):
             written.unlink(missing_ok=True)
         return reports
+
+    def read_held(self, names: Sequence[str]) -> tuple[NDArray[Any], ...]:
+        """The arrays that do not travel. Raises Refused where they are lost."""
+        try:
+            found = load_file(self.held)
+            return tuple(found[name] for name in names)
+        except (SafetensorError, OSError, KeyError) as error:
+            raise Refused(f"damaged {self.held.name}", str(self.held), f"start a new run ({error})") from error
 
     def read_summary(self) -> dict[str, Any]:
         """The end of the run."""

@@ -13,21 +13,22 @@ from flwr.common.logger import log
 from flwr.serverapp import Grid, ServerApp
 from threadpoolctl import threadpool_limits
 
-from fl_app.assembly import build_dataset, build_strategy, build_task, first_params, open_data
+from fl_app.assembly import begin, build_dataset, build_strategy, build_task, measured_at_server, open_data
 from fl_app.checkpoint import Checkpoint
 from fl_app.config import RunConfig
 from fl_app.console import round_line
 from fl_app.enrolment import Enrolment
 from fl_app.errors import Refused
-from fl_app.findings import Findings, coefficients, compared, surveyed_sites, wants_curvature
+from fl_app.findings import Findings, coefficients, compared, kinds_of_models, surveyed_sites, wants_curvature
 from fl_app.results import Ending, finish
 from fl_app.rows import pooled, prepared_rows
-from fl_app.run_folder import RunFolder, default_folder
+from fl_app.run_folder import RunFolder, default_folder, write_atomically
 from fl_app.sinks.opened import OpenSinks, open_sinks
-from fl_app.site import Common
+from fl_app.site import Common, held_sha256
+from fl_app.tensors import tensor_bytes
 from fl_app.variants import play
 from strategies import wire
-from strategies.base import ServerState, Setting, TooFewClients
+from strategies.base import RunResult, ServerState, Setting, TooFewClients
 from strategies.history import RoundReport
 from strategies.roster import Roster
 from strategies.survey import survey
@@ -95,16 +96,16 @@ class _Run:
         began = time.monotonic()
         config, earlier = self.config, self.earlier
         strategy = build_strategy(config)
-        at_server = build_dataset(config).server_held
+        server_held = build_dataset(config).server_held
         enrolment = Enrolment(
             config,
-            known=frozenset(open_data(config).clients) if at_server else None,
+            known=frozenset(open_data(config).clients) if server_held else None,
             design=earlier.design if earlier else None,
             variant=self.variant,
         )
         design = enrolment.open(self.grid)
-        task = build_task(config, design.schema)
-        params = earlier.state.params if earlier else first_params(task, config)
+        task, params = self._begin(build_task(config, design.schema))
+        at_server = measured_at_server(task, config)
         start = Checkpoint(
             config=config,
             job=earlier.job if earlier else uuid.uuid4().hex,
@@ -115,6 +116,8 @@ class _Run:
             metrics_on="server" if at_server else "clients",
             startup_s=time.monotonic() - began,
             resumed_from=earlier.state.round if earlier else None,
+            frozen_names=task.frozen_names,
+            personal_names=task.personal_names,
         )
         history = self.folder.rewind(start.state.round) if earlier else []
         Checkpoint.commit(start.prepare(self.folder.checkpoint), self.folder.checkpoint)
@@ -122,7 +125,7 @@ class _Run:
         def record(report: RoundReport, state: ServerState) -> None:
             self._record(replace(start, state=state), report)
 
-        common = ConfigRecord(Common(start.job, not at_server, design, self.variant).values())
+        common = ConfigRecord(Common(start.job, not at_server, design, self.variant, held_sha256(task)).values())
         result = strategy.start(
             self.grid,
             wire.params_record(params),
@@ -135,22 +138,36 @@ class _Run:
                 roster=enrolment,
                 metrics=task,
                 train_metrics=not at_server,
+                client_state=bool(task.personal_names),
                 evaluate_every=1 if at_server else config.evaluate_every,
                 resume=start.state,
                 history=history,
                 on_round=record,
             ),
         )
-        final = wire.read_params(RecordDict({"params": result.arrays}))
-        return result.stop_reason, self._look_back(task, design, final, enrolment.current(self.grid), common)
+        return result.stop_reason, self._look_back(task, design, result, enrolment.current(self.grid), common)
 
-    def _look_back(self, task: Task, design: Design, params: Arrays, roster: Roster, common: ConfigRecord) -> Findings:
+    def _begin(self, task: Task) -> tuple[Task, Arrays]:
+        """The task with the arrays that do not travel, and the params. The former go into the run's folder."""
+        if self.earlier is None:
+            task, params = begin(task, self.config, self.config.init)
+            if task.held_names:
+                write_atomically(self.folder.held, tensor_bytes(dict(zip(task.held_names, task.held, strict=True))))
+            return task, params
+        if task.held_names:
+            task = task.holding(self.folder.read_held(task.held_names))
+        return task, self.earlier.state.params
+
+    def _look_back(
+        self, task: Task, design: Design, result: RunResult, roster: Roster, common: ConfigRecord
+    ) -> Findings:
         """The last exchange, where it has something to ask, and what can be computed here."""
-        config = self.config
+        config, params = self.config, wire.read_params(RecordDict({"params": result.arrays}))
+        kinds = kinds_of_models(task, config)
         private, at_sites = build_strategy(config).pipeline.private, build_dataset(config).at_sites
         curvature = not private and wants_curvature(task, config, params, design)
         seen = None
-        if curvature or (at_sites and not private):
+        if curvature or ((at_sites or len(kinds) > 1) and not private):
             log(INFO, "training is over: one more exchange for the report")
             seen = survey(
                 self.grid,
@@ -159,13 +176,15 @@ class _Run:
                 common,
                 metrics=task,
                 curvature=curvature,
-                fold=not at_sites,
+                fold=not at_sites and len(kinds) == 1,
                 timeout_s=config.round_timeout_s,
+                kinds=kinds,
+                used_rounds=result.used_rounds,
             )
         found = Findings()
         if not at_sites:
             shards = list(prepared_rows(config, design).shards(roster.clients))
-            found = compared(task, config, shards, params)
+            found = compared(task, config, shards, params, seen)
         elif seen is not None:
             found = Findings(sites=surveyed_sites(task, seen, {c: roster[c].num_examples for c in roster.clients}))
         return replace(found, coefficients=coefficients(task, config, params, design, seen))

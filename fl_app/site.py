@@ -6,20 +6,22 @@ import sys
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from flwr.app import Context
 
-from fl_app.assembly import build_dataset, build_strategy, build_task, open_data
+from fl_app.assembly import begin, build_dataset, build_strategy, build_task, open_data
 from fl_app.caller import CALLER
 from fl_app.client_state import ClientStore
 from fl_app.config import RunConfig
 from fl_app.errors import Refused
 from fl_app.rows import PreparedRows, prepared_rows
+from fl_app.tensors import params_sha256
 from fl_app.variants import named, variant_config, variant_of
 from strategies.base import ComposedStrategy
-from tasks.base import Task
+from tasks.base import Schema, Task
 from tasks.data.base import OwnFile
 from tasks.data.design import Design
 
@@ -29,24 +31,28 @@ class Common:
     """What the server tells every node in every message, since a node may start a new process for each.
 
     `design` is the frozen one of the run. `train_metrics`: clients measure the model they receive. `variant`: which run
-    it is, where several are played in one.
+    it is, where several are played in one. `held_sha256`: of the model's arrays that do not travel, which every process
+    has to have by itself; empty where there are none.
     """
 
     job: str
     train_metrics: bool
     design: Design
     variant: int | None = None
+    held_sha256: str = ""
 
     def values(self) -> dict[str, Any]:
         """As a Flower ConfigRecord takes it."""
         design = zlib.compress(json.dumps(self.design.to_json()).encode())
-        return {"job": self.job, "train-metrics": self.train_metrics, "design": design, **named(self.variant)}
+        held = {"held-sha256": self.held_sha256} if self.held_sha256 else {}
+        return {"job": self.job, "train-metrics": self.train_metrics, "design": design, **named(self.variant), **held}
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "Common":
         """The inverse of `values`."""
         design = Design.from_json(json.loads(zlib.decompress(values["design"])))
-        return cls(str(values["job"]), bool(values["train-metrics"]), design, variant_of(values))
+        held = str(values.get("held-sha256", ""))
+        return cls(str(values["job"]), bool(values["train-metrics"]), design, variant_of(values), held)
 
 
 @dataclass(frozen=True)
@@ -68,11 +74,51 @@ class Site:
         return cls(
             config=config,
             strategy=build_strategy(config),
-            task=build_task(config, common.design.schema),
+            task=_task(config, common, context.node_config),
             rows=prepared_rows(config, common.design, own_file(context.node_config)),
             store=ClientStore(_state_folder(config, context.node_config), common.job),
             train_metrics=common.train_metrics,
         )
+
+
+def held_sha256(task: Task) -> str:
+    """Of the arrays that do not travel; empty where there are none."""
+    return params_sha256(task.held_names, task.held) if task.held_names else ""
+
+
+def _task(config: RunConfig, common: Common, node_config: Mapping[str, Any]) -> Task:
+    """The run's task, with the arrays that do not travel. Raises Refused where these are not those of the server.
+
+    They are of the run's seed or of a file, which at a site only its own node config names.
+    """
+    task = build_task(config, common.design.schema)
+    if not task.held_names:
+        return task
+    init = str(node_config.get("init", "")) or (config.init if _simulated() else "")
+    path = Path(init).expanduser()
+    stamp = (path.stat().st_mtime_ns, path.stat().st_size) if init and path.is_file() else None
+    task, found = _held(config, common.design.schema, str(path) if init else "", stamp)
+    if found != common.held_sha256:
+        what = f"{_few(task.held_names)} do not travel and are others here (sha256 {found}) than at the server"
+        if config.init:
+            where = f"init={config.init}, whose arrays have sha256 {common.held_sha256}"
+            remedy = "bring that file to this site and start the node with --node-config 'init=\"FILE\"'"
+        else:
+            where = f"task={config.task}, seed={config.seed}, expected sha256 {common.held_sha256}"
+            remedy = "install the same versions of PyTorch and of the model's code on server and nodes"
+        raise Refused(what, where, remedy)
+    return task
+
+
+@lru_cache(maxsize=4)
+def _held(config: RunConfig, schema: Schema, init: str, stamp: tuple[int, int] | None) -> tuple[Task, str]:
+    """The task and the hash of what it holds. `stamp` changes with the file."""
+    task, _ = begin(build_task(config, schema), config, init)
+    return task, held_sha256(task)
+
+
+def _few(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more arrays" if len(names) > 3 else "")
 
 
 def check_reading(config: RunConfig, node_config: Mapping[str, Any]) -> None:

@@ -4,17 +4,17 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-from fl_app.assembly import build_task, fit_config, open_data, rules
+from fl_app.assembly import begin, build_task, fit_config, open_data, rules
 from fl_app.config import RunConfig
 from fl_app.console import short_number
 from fl_app.errors import Refused
 from fl_app.site import hosted_clients, own_file
-from tasks.base import Shard
-from tasks.data.agreement import RARE, Description, agree, describe
+from tasks.base import KeepsState, Shard
+from tasks.data.agreement import RARE, Description, Rules, agree, describe
 from tasks.data.base import DataSource
 from tasks.data.design import Design
 from tasks.data.table import Division, Table
@@ -41,7 +41,7 @@ def _examine(config: RunConfig, data: DataSource, client: str) -> dict[str, Any]
         raise Refused("the rows cannot be used", f"client {client}", str(error)) from error
     # With one class here others may have more, so that this is no fault; but there is nothing to train alone.
     training = None if len(design.classes) == 1 else _one_epoch(config, design, shard)
-    return {**_of_the_rows(division), **_told(told), "training": training}
+    return {**_of_the_rows(division), **_told(told, agreed), "training": training}
 
 
 def _of_the_rows(division: Division) -> dict[str, Any]:
@@ -65,17 +65,22 @@ def _constant(table: Table) -> list[str]:
     return [name for name, cells in zip(table.columns.names, known, strict=True) if len(set(cells.tolist())) < 2]
 
 
-def _told(told: Description) -> dict[str, Any]:
+def _told(told: Description, agreed: Rules) -> dict[str, Any]:
+    """`rare`: the categories of which no value is told, though this client has rows enough to tell some."""
     categories = {f.name: list(f.levels) for f in told.columns.features if f.kind == "category"}
-    return {"told": {"statistics": told.moments is not None, "categories": categories, "missing": list(told.missing)}}
+    statistics = {"statistics": told.moments is not None, "label": told.label is not None}
+    rare = [name for name, levels in categories.items() if not levels and told.num_examples >= agreed.min_examples]
+    return {"told": {**statistics, "categories": categories, "rare": rare, "missing": list(told.missing)}}
 
 
 def _one_epoch(config: RunConfig, design: Design, shard: Shard) -> dict[str, Any]:
-    task = build_task(config, design.schema)
-    arrays = task.initial_arrays(config.seed)
+    task, arrays = begin(build_task(config, design.schema), config, "")
     asked = {**fit_config(config, 1, "train", seed=config.seed), "local-epochs": 1, "local-steps": 0}
     began = time.monotonic()
-    trained = tuple(task.make_client(shard).fit(list(arrays), asked)[0])
+    client = task.make_client(shard)
+    trained = tuple(client.fit(list(arrays), asked)[0])
+    if task.personal_names:
+        trained += cast(KeepsState, client).state
     seconds = time.monotonic() - began
     before, after = (task.evaluate(params, shard.test) if len(shard.test) else None for params in (arrays, trained))
     return {
@@ -94,13 +99,17 @@ def check_lines(site: Mapping[str, Any]) -> list[str]:
     lines = [
         f"client {site['client']}: {rows['train']} rows to train on, {rows['test']} to test on",
         f"label {site['label']}: {classes}",
-        f"{len(site['kinds'])} columns: " + ", ".join(f"{count} {kind}" for kind, count in kinds.items()),
+        f"{len(site['kinds'])} columns",
     ]
+    for kind in kinds:
+        lines.append(f"  {kind}: {_few([name for name, own in site['kinds'].items() if own == kind])}")
+    if told["rare"]:
+        lines.append(f"not used, since all their values are rare: {_few(told['rare'])}")
     if site["missing"]:
         lines.append("missing cells: " + _few([f"{name} {count}" for name, count in site["missing"].items()]))
     if site["constant"]:
         lines.append(f"columns with one value, of no use here: {_few(site['constant'])}")
-    lines += _told_lines(told)
+    lines += _told_lines(told, bool(site["classes"]))
     if training is None:
         return [*lines, "one class here: a run needs another one somewhere; no local epoch was tried"]
     change = ""
@@ -112,18 +121,24 @@ def check_lines(site: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _told_lines(told: Mapping[str, Any]) -> list[str]:
+def _told_lines(told: Mapping[str, Any], classes: bool) -> list[str]:
     """What leaves the site before round 1."""
     categories = {name: levels for name, levels in told["categories"].items() if levels}
     parts = [
-        "the number of rows, the names and kinds of the columns, the classes",
-        "the count, mean and variance of each number" if told["statistics"] else "no statistics of numbers",
+        f"the number of rows, the names and kinds of the columns{', the classes' if classes else ''}",
+        _statistics(told),
         f"the categories that {RARE} rows or more have" if categories else "no categories",
     ]
     if told["missing"]:
         parts.append("which columns have missing cells")
     lines = [f"a run would be told {', '.join(parts[:-1])} and {parts[-1]}"]
     return lines + [f"  categories of {name}: {_few(levels)}" for name, levels in categories.items()]
+
+
+def _statistics(told: Mapping[str, Any]) -> str:
+    if not told["statistics"]:
+        return "the count, mean and variance of the label" if told["label"] else "no statistics of numbers"
+    return f"the count, mean and variance of each number{', the label too' if told['label'] else ''}"
 
 
 def _few(names: list[str]) -> str:

@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import os
+import secrets
 import shutil
 import socket
 import sys
@@ -48,7 +49,8 @@ def flower_environment(home: Path, caller: Path | None = None) -> dict[str, str]
     """The environment for a Flower program with ``home`` as its FLWR_HOME.
 
     Flower finds its other programs on the PATH, so the ones installed with this Python come first. It must not install
-    packages, call home or look for updates; Ray neither, nor join a cluster of the user's. ``caller`` is the folder
+    packages, call home or look for updates; Ray neither, nor join a cluster of the user's. Ray listens on every network
+    interface and would run anybody's code: a token that is drawn here keeps all others out. ``caller`` is the folder
     from which a simulation may import what the run names as ``module:Attr``.
     """
     environment = {
@@ -60,12 +62,14 @@ def flower_environment(home: Path, caller: Path | None = None) -> dict[str, str]
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",  # 1 s by default, all of it start-up time
         "RAY_TMPDIR": str(home),
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_enable_metrics_collection": "0",
         "RAY_prestart_worker_first_driver": "0",  # Flower's workers have a runtime env: prestarted ones are thrown away
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray's coming default; silences its warning
     }
-    for name in ("RAY_ADDRESS", CALLER):
+    for name in ("RAY_ADDRESS", "RAY_AUTH_TOKEN_PATH", CALLER):
         environment.pop(name, None)
     return environment if caller is None else {**environment, CALLER: str(caller)}
 

@@ -45,7 +45,7 @@ class TooFewClients(RuntimeError):
 class ServerState:
     """All that a run needs to go on after `round` rounds.
 
-    `used_rounds` gives, for strategies whose clients keep state, the last round that used an update of each client.
+    `used_rounds` gives, where clients keep state, the last round that used an update of each client.
     """
 
     round: int
@@ -87,6 +87,7 @@ class Setting:
     """Where a strategy runs.
 
     `fold`: nodes may add up their clients' updates. `train_metrics`: clients measure the model they receive.
+    `client_state`: the model has parts that clients keep, whatever the strategy.
     `evaluate_every` = 0 evaluates at the end only. `resume` and `history` continue an earlier run.
     """
 
@@ -94,6 +95,7 @@ class Setting:
     metrics: MetricSpec | None = None
     fold: bool = True
     train_metrics: bool = False
+    client_state: bool = False
     evaluate_every: int = 0
     resume: ServerState | None = None
     history: Sequence[RoundReport] = ()
@@ -102,10 +104,11 @@ class Setting:
 
 @dataclass
 class RunResult(Result):
-    """Flower's result, with why the run ended and what each round did."""
+    """Flower's result, with why the run ended and what each round did; `used_rounds` as in `ServerState`."""
 
     stop_reason: StopReason = "rounds"
     history: list[RoundReport] = field(default_factory=list)
+    used_rounds: Mapping[str, int] = field(default_factory=dict)
 
 
 class ComposedStrategy(Strategy):
@@ -148,7 +151,7 @@ class ComposedStrategy(Strategy):
 
     @property
     def stateful(self) -> bool:
-        """Whether clients keep state between rounds: that of the work, then that of the pipeline."""
+        """Whether clients keep state of the strategy between rounds: of the work, then of the pipeline."""
         return self.work.stateful or self.pipeline.stateful
 
     # -------------------------------------------------------------------------------------------- the loop
@@ -175,6 +178,7 @@ class ComposedStrategy(Strategy):
         params = wire.read_params(RecordDict({"params": initial_arrays}))
         self._state = setting.resume or ServerState(0, params, self.server_optimizer.init(params))
         result = RunResult(arrays=wire.params_record(self._state.params), history=list(setting.history))
+        result.used_rounds = self._state.used_rounds
         train_config, evaluate_config = train_config or ConfigRecord(), evaluate_config or ConfigRecord()
 
         def evaluate(number: int) -> Metrics | None:
@@ -219,7 +223,7 @@ class ComposedStrategy(Strategy):
             # Replies are folded while others are awaited.
             now.seconds["fold"] += time.monotonic() - began - replies.send_s - replies.wait_s
             if arrays is not None:
-                result.arrays = arrays
+                result.arrays, result.used_rounds = arrays, self._state.used_rounds
                 return _as_metrics(metrics)
         named = [f"{d.client} ({d.reason})" for d in now.dropped]
         raise TooFewClients(
@@ -268,7 +272,8 @@ class ComposedStrategy(Strategy):
         params, optimizer = self.server_optimizer.step(before.params, aggregate, before.optimizer, who)
         if not all(np.isfinite(array).all() for array in params):
             raise Diverged(f"round {server_round}: the server's step gave values that are not finite")
-        used = {**before.used_rounds, **dict.fromkeys(total.clients, server_round)} if self.stateful else {}
+        keep = self.stateful or self._setting.client_state
+        used = {**before.used_rounds, **dict.fromkeys(total.clients, server_round)} if keep else {}
         self._state = ServerState(server_round, params, optimizer, used)
         return wire.params_record(params), self._summarised(total)
 

@@ -1,7 +1,7 @@
 """When a run is over before its last round. A rule reads the history and answers with a reason, or None."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -19,7 +19,7 @@ class StopRule(ABC):
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The metrics it looks at."""
+        """The metrics it looks at; one without a name is whichever the task reports first."""
         return ()
 
     @abstractmethod
@@ -43,12 +43,12 @@ class Converged(StopRule):
     Args:
         tolerance: largest relative change of the params and of the loss that counts as none
         rounds: how many rounds in a row
-        loss: the metric that is the loss
+        loss: the metric that is the loss; empty = the first that the task reports
     """
 
     tolerance: float = 1e-6
     rounds: int = 3
-    loss: str = "log_loss"
+    loss: str = ""
 
     def __post_init__(self) -> None:
         _require(self.tolerance > 0, "tolerance", self.tolerance, "above 0")
@@ -68,7 +68,8 @@ class Converged(StopRule):
         return "converged" if settled else None
 
     def _settled(self, before: RoundReport, after: RoundReport) -> bool:
-        old, new = before.metric(self.loss), after.metric(self.loss)
+        name = self.loss or _first_loss([after])
+        old, new = before.metric(name), after.metric(name)
         if old is None or new is None:
             return False
         return after.params_change <= self.tolerance and abs(new - old) <= self.tolerance * max(abs(old), 1e-12)
@@ -79,11 +80,11 @@ class Target(StopRule):
     """Stop when a metric reaches a value.
 
     Args:
-        metric: name of the metric
+        metric: name of the metric; empty = the first that the task reports
         value: the value to reach (from below; from above for a loss)
     """
 
-    metric: str = "accuracy"
+    metric: str = ""
     value: float
 
     @property
@@ -93,10 +94,11 @@ class Target(StopRule):
 
     def __call__(self, history: Sequence[RoundReport]) -> StopReason | None:
         """Stops at the first round whose metric is at least (for a loss: at most) the value."""
-        reached = history[-1].metric(self.metric)
+        name = self.metric or next(_reported(history[-1]), "")
+        reached = history[-1].metric(name)
         if reached is None:
             return None
-        good = reached <= self.value if self.metric in LOWER_IS_BETTER else reached >= self.value
+        good = reached <= self.value if name in LOWER_IS_BETTER else reached >= self.value
         return "target" if good else None
 
 
@@ -105,12 +107,12 @@ class Patience(StopRule):
     """Stop when a metric has not improved for some rounds.
 
     Args:
-        metric: name of the metric
+        metric: name of the metric; empty = the first loss that the task reports
         rounds: how many rounds without improvement
         min_delta: the least change that counts as improvement
     """
 
-    metric: str = "log_loss"
+    metric: str = ""
     rounds: int = 5
     min_delta: float = 0.0
 
@@ -125,13 +127,25 @@ class Patience(StopRule):
 
     def __call__(self, history: Sequence[RoundReport]) -> StopReason | None:
         """Stops `rounds` rounds after the best one."""
-        sign = 1.0 if self.metric in LOWER_IS_BETTER else -1.0
+        name = self.metric or _first_loss(history)
+        sign = 1.0 if name in LOWER_IS_BETTER else -1.0
         best, best_round = float("inf"), 0
-        known = [(report.round, report.metric(self.metric)) for report in history]
+        known = [(report.round, report.metric(name)) for report in history]
         for number, value in known:
             if value is not None and sign * value < best - self.min_delta:
                 best, best_round = sign * value, number
         return "patience" if best_round and history[-1].round - best_round >= self.rounds else None
+
+
+def _reported(report: RoundReport) -> Iterator[str]:
+    """The names of its metrics, in the task's order."""
+    return iter(report.metrics or report.train_metrics or ())
+
+
+def _first_loss(history: Iterable[RoundReport]) -> str:
+    """The first metric of these rounds of which less is better; empty where there is none."""
+    names = (name for report in history for name in _reported(report))
+    return next((name for name in names if name in LOWER_IS_BETTER), "")
 
 
 def _require(holds: bool, name: str, value: object, expected: str) -> None:

@@ -11,6 +11,10 @@ from types import MappingProxyType
 TASKS: Mapping[str, str] = MappingProxyType(
     {
         "logistic": "tasks.logistic:LogisticTask",
+        "linear": "tasks.linear:LinearTask",
+        "mlp": "tasks.mlp:MlpTask",
+        "cnn": "tasks.cnn:CnnTask",
+        "torch": "tasks.own_torch:OwnTorchTask",
     }
 )
 
@@ -18,8 +22,12 @@ DATA: Mapping[str, str] = MappingProxyType(
     {
         "breast-cancer": "tasks.data.bundled:BreastCancer",
         "digits": "tasks.data.bundled:Digits",
+        "diabetes": "tasks.data.bundled:Diabetes",
         "synthetic": "tasks.data.synthetic:Synthetic",
         "csv": "tasks.data.csv_source:Csv",
+        "npz": "tasks.data.npz_source:Npz",
+        "idx": "tasks.data.idx_source:Idx",
+        "loader": "tasks.data.loader:Loader",
     }
 )
 
@@ -30,5 +38,7 @@ PARTITIONS: Mapping[str, str] = MappingProxyType(
         "shards": "tasks.data.partition:Shards",
         "by-size": "tasks.data.partition:BySize",
         "by-column": "tasks.data.partition:ByColumn",
+        "noise": "tasks.data.partition:Noise",
+        "rotation": "tasks.data.partition:Rotation",
     }
 )

@@ -10,13 +10,23 @@ What strategies may ask of fit beside training, by a key of its config; a task n
     goes along gradient + h. fit returns the new params and then, as many arrays again, the mean over its steps of the
     gradients without h. After K steps of rate r from x to y that is (x - y) / (K r) - h. A parameter that is not
     trained by gradients has zeros there. `FitConfig.split` takes the two apart. evaluate receives the params alone.
+
+A model may have arrays that do not travel, which a task then *holds* (`Task.holding`), the same in every process:
+
+`frozen_names`: neither trained nor sent.
+`personal_names`: every client trains its own; they stay on its node, which keeps them from round to round. The task
+    holds how they begin. The client has an attribute `state`, which is set before fit and evaluate: the client's own
+    arrays, or () where they are as they begin. fit leaves the new ones there; both measure the model with those that
+    they found. The parameters that come and go, and corrections, are without them; a proximal term pulls them to where
+    they began the round. Wherever a task takes the arrays of a model, those of `personal_names` may stand behind the
+    others; without them they are as they begin.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NewType, Protocol, cast
 
 from numpy.typing import NDArray
 
@@ -27,8 +37,15 @@ Arrays = tuple[NDArray[Any], ...]
 Scalar = bool | bytes | float | int | str
 Config = Mapping[str, Scalar]
 Sums = Mapping[str, float | int | Fraction]
+Fit = tuple[list[NDArray[Any]], int, dict[str, Scalar]]
+"""What fit of a NumPyClient returns."""
 Target = Literal["class", "number"]
 Scaling = tuple[NDArray[Any], NDArray[Any]]
+
+
+ObjectPath = NewType("ObjectPath", str)
+"""A constructor parameter of this type names an object as module:attribute; a simulation also finds those in the folder
+that it is started in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +109,12 @@ class Coefficients:
     note: str
 
 
+class KeepsState(Protocol):
+    """What the client of a task with personal arrays is, besides a NumPyClient."""
+
+    state: Arrays
+
+
 class Task(ABC):
     """A model to be learned from rows that stay where they are.
 
@@ -103,8 +126,12 @@ class Task(ABC):
     schema: Schema
     array_names: tuple[str, ...]
     """Names of the parameter arrays, in order."""
-    devices: tuple[str, ...] = ("cpu",)
-    """Values of the run's `device` that this task can use, besides auto."""
+    frozen_names: tuple[str, ...] = ()
+    """Names of the arrays that are neither trained nor sent."""
+    personal_names: tuple[str, ...] = ()
+    """Names of the arrays that stay at each client."""
+    held: Arrays = ()
+    """The arrays of `held_names`."""
     fit_options: tuple[str, ...] = ()
     """Which of `proximal-mu` and `correction` its clients heed."""
     metric_names: tuple[str, ...]
@@ -122,9 +149,51 @@ class Task(ABC):
     def initial_arrays(self, seed: int) -> Arrays:
         """The parameters that training starts from: a pure function of the task and `seed`."""
 
+    @property
+    def held_names(self) -> tuple[str, ...]:
+        """Names of the arrays that do not travel: first the frozen ones, then the personal ones."""
+        return self.frozen_names + self.personal_names
+
+    @property
+    def personal_start(self) -> Arrays:
+        """How the personal arrays begin."""
+        return self.held[len(self.frozen_names) :]
+
+    def initial_held(self, seed: int) -> Arrays:
+        """The arrays that do not travel, as they begin: a pure function of the task and `seed`."""
+        return ()
+
+    def holding(self, held: Arrays) -> "Task":
+        """This task with other arrays that do not travel."""
+        if held:
+            raise NotImplementedError(f"{type(self).__name__} holds no arrays")
+        return self
+
     @abstractmethod
     def make_client(self, shard: Shard) -> "NumPyClient":
         """The Flower client of one data owner. Its fit and evaluate never write to what they receive."""
+
+    def fits_many(self, config: Config) -> bool:
+        """Whether `fit_many` trains the clients under this fit config: a pure function of the task and the config.
+
+        A subclass that changes what its clients do must change both, or give False.
+        """
+        return False
+
+    def fit_many(
+        self, params: Arrays, shards: Sequence[Shard], config: Config, seeds: Sequence[int]
+    ) -> Sequence[Fit | Exception]:
+        """What fit of each client would return, or raise, from the same params and with its own `seed` in the config.
+
+        Equal to it to 1e-5. What one client gets is the same to the bit whoever else is there. Neither corrections nor
+        personal arrays come here.
+        """
+        raise NotImplementedError(f"{type(self).__name__} trains one client at a time")
+
+    def check_device(self, name: str, *, here: bool = False) -> None:
+        """Refuse a value of the run's `device` that clients cannot train on; `here`: on this machine (ValueError)."""
+        if name not in ("auto", "cpu"):
+            raise ValueError("expected auto or cpu")
 
     @abstractmethod
     def check_config(self, config: Config) -> None:
@@ -153,14 +222,14 @@ class Task(ABC):
     def train_alone(self, rows: Rows, configs: Iterable[Config]) -> Arrays:
         """The model trained on rows held in one place: what a federated result is compared with.
 
-        `configs` are the fit configs of the run, round by round. Here: as the only client of a federation. Raises
-        RuntimeError where there is no such model.
+        `configs` are the fit configs of the run, round by round. Here: as the only client of a federation, with its
+        personal arrays behind the others. Raises RuntimeError where there is no such model.
         """
         arrays = self.initial_arrays(0)
         client = self.make_client(Shard("alone", rows, rows))
         for config in configs:
             arrays = tuple(client.fit(list(arrays), dict(config))[0])
-        return arrays
+        return (*arrays, *cast(KeepsState, client).state) if self.personal_names else arrays
 
     def predict(self, arrays: Arrays, x: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any] | None]:
         """For rows x (n, d): class indices (n,) and the probability of every class (n, K), or numbers (n,) and None.

@@ -4,7 +4,8 @@ With logits z = W x + b and the label coded as a target t, an example's loss is 
 
     loss(z, t) = A(z) - t . z,    gradient in z: mean(z) - t,    Hessian in z: covariance(z)
 
-where mean = grad A and covariance = grad^2 A. Nothing here overflows for finite logits: A is logaddexp or logsumexp.
+where mean = grad A and covariance = grad^2 A. Of classes nothing here overflows for finite logits: A is logaddexp or
+logsumexp.
 """
 
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ Array = NDArray[Any]
 
 
 class Family(Protocol):
-    """How logits (n, outputs) become probabilities, losses and curvature."""
+    """How logits (n, outputs) become means, losses and curvature."""
 
     @property
     def outputs(self) -> int:
@@ -29,8 +30,13 @@ class Family(Protocol):
         """An upper bound on the largest eigenvalue of `covariance(z)`, for every z."""
         ...
 
+    @property
+    def estimates_variance(self) -> bool:
+        """Whether the residuals' variance is a parameter of its own, which the mean does not give."""
+        ...
+
     def targets(self, y: Array) -> Array:
-        """Class indices (n,) as targets (n, outputs)."""
+        """Class indices or numbers (n,) as targets (n, outputs)."""
         ...
 
     def mean(self, z: Array) -> Array:
@@ -42,8 +48,12 @@ class Family(Protocol):
         ...
 
     def loss(self, z: Array, targets: Array) -> Array:
-        """A(z) - t . z, never negative: (n,)."""
+        """A(z) - t . z, up to what depends on t alone; never negative: (n,)."""
         ...
+
+
+class ClassFamily(Family, Protocol):
+    """A family of classes."""
 
     def probabilities(self, z: Array) -> Array:
         """The probability of every class: (n, classes)."""
@@ -56,6 +66,7 @@ class Bernoulli:
 
     outputs: int = 1
     curvature_bound: float = 0.25
+    estimates_variance: bool = False
 
     def targets(self, y: Array) -> Array:
         return y.astype(np.float64)[:, None]
@@ -86,6 +97,7 @@ class Categorical:
 
     outputs: int
     curvature_bound: float = 0.5
+    estimates_variance: bool = False
 
     def targets(self, y: Array) -> Array:
         return np.equal.outer(y, np.arange(self.outputs)).astype(np.float64)
@@ -108,3 +120,34 @@ class Categorical:
 
     def probabilities(self, z: Array) -> Array:
         return self.mean(z)
+
+
+@dataclass(frozen=True, slots=True)
+class Gaussian:
+    """A number with residuals of one variance. A(z) = z^2 / 2; the loss has t^2 / 2 added: half the squared residual.
+
+    In units of that variance, which does not change the optimum.
+    """
+
+    outputs: int = 1
+    curvature_bound: float = 1.0
+    estimates_variance: bool = True
+
+    def targets(self, y: Array) -> Array:
+        return y.astype(np.float64)[:, None]
+
+    def mean(self, z: Array) -> Array:
+        """z itself."""
+        return z
+
+    def covariance(self, z: Array) -> Array:
+        return np.ones((len(z), 1, 1))
+
+    def loss(self, z: Array, targets: Array) -> Array:
+        losses: Array = np.square(z - targets)[:, 0] / 2
+        return losses
+
+
+def of_classes(count: int) -> ClassFamily:
+    """The family of a label with so many classes, two or more."""
+    return Bernoulli() if count == 2 else Categorical(count)

@@ -34,6 +34,8 @@ def predict(
     if target is not None:
         _check_target(target, source, Path(model))
     scored = list(loaded.predict(source, delimiter))  # all of them, before anything is written
+    for warning in loaded.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     if target is None:
         write_predictions(loaded, iter(scored), sys.stdout)
         return
@@ -87,9 +89,8 @@ def coefficient_lines(found: Coefficients, label: str, classes: tuple[str, ...])
     for output, rows in by_output.items():
         lines += textwrap.wrap(f"{label} = {output} against {classes[0]}" if classes else label, WIDTH)
         lines += [*_table(rows, computed, "odds ratio" if classes else ""), ""]
-    if computed:
-        odds = " Odds ratio = exp(coefficient)." if classes else ""
-        lines.append(f"The interval is that of the coefficient.{odds}")
+    if any(row["low"] is not None for row in found.rows):
+        lines.append("The interval is that of the odds ratio." if classes else "The interval is the coefficient's.")
     return lines + textwrap.wrap(found.note, WIDTH)
 
 
@@ -108,9 +109,11 @@ def _table(rows: Sequence[Mapping[str, Any]], computed: bool, odds: str) -> list
 
 
 def _interval(row: Mapping[str, Any], computed: bool) -> str:
-    if row["low"] is None or row["high"] is None:
+    if row["standard_error"] is None:
         return "not determined" if computed else ""
-    return f"{short_number(row['low'])} to {short_number(row['high'])}"
+    of = ("odds_low", "odds_high") if row["odds_ratio"] is not None else ("low", "high")
+    low, high = (row[name] for name in of)
+    return "" if low is None or high is None else f"{short_number(low)} to {short_number(high)}"
 
 
 def _shortened(name: str, width: int) -> str:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from flwr.client import NumPyClient
 from fl_app import registry
 from fl_app.contracts.runs import run_inline
 from strategies.work import Curvature, Delta, Gradient, LocalWork, check_template
-from tasks.base import Arrays, Config, Rows, Schema, Shard, Task
+from tasks.base import Arrays, Config, KeepsState, Rows, Schema, Shard, Task
 
 
 class TaskContract:
@@ -85,7 +85,7 @@ class TaskContract:
 
     def test_two_tasks_built_from_the_same_words_are_the_same(self, task: Task) -> None:
         other: Task = registry.build("task", self.target, self.args, self.schema())
-        for name in ("array_names", "metric_names", "reports", "server_reports", "devices"):
+        for name in ("array_names", "metric_names", "reports", "server_reports"):
             assert getattr(other, name) == getattr(task, name)
         _same(task.initial_arrays(3), other.initial_arrays(3))
 
@@ -129,9 +129,58 @@ class TaskContract:
         _same(first[0], again[0])
         assert first[1:] == again[1:]
         client = task.make_client(shard)
-        for _ in range(2):  # nothing stays in the client either
+        for _ in range(2):  # nothing stays in the client either, but its personal arrays
+            if task.personal_names:
+                cast(KeepsState, client).state = ()
             arrays, _, _ = client.fit([a.copy() for a in task.initial_arrays(0)], dict(config))
             _same(first[0], tuple(arrays))
+
+    # ------------------------------------------------------------------------------- arrays that do not travel
+
+    def test_what_it_holds_has_names_of_its_own_is_pure_in_the_seed_and_is_not_changed_by_training(
+        self, task: Task, shard: Shard, config: Config
+    ) -> None:
+        held = task.initial_held(1)
+        assert len(held) == len(task.held_names) == len(task.held) == len(set(task.held_names) - set(task.array_names))
+        _same(held, task.initial_held(1))
+        started = task.holding(held)
+        before = tuple(array.copy() for array in held)
+        _fit(started, shard, started.initial_arrays(1), config)
+        _same(started.held, before)
+
+    def test_personal_arrays_are_given_used_and_given_back(self, task: Task, shard: Shard, config: Config) -> None:
+        if not task.personal_names:
+            return
+        params, client = task.initial_arrays(0), task.make_client(shard)
+        kept = cast(KeepsState, client)
+        assert list(kept.state) == []
+        client.fit([a.copy() for a in params], dict(config))
+        check_template(kept.state, Delta().returns(task.personal_start))
+        assert not all(np.array_equal(*pair) for pair in zip(kept.state, task.personal_start, strict=True))
+        other = task.make_client(shard)
+        cast(KeepsState, other).state = kept.state
+        expected = task.measure((*params, *kept.state), shard.test)
+        assert expected != task.measure(params, shard.test)
+        assert other.evaluate([a.copy() for a in params], dict(config))[2] == expected
+        assert other.fit([a.copy() for a in params], dict(config))[2] == expected
+
+    def test_clients_trained_at_once_get_what_fit_gives_each_and_the_same_bits_in_any_company(
+        self, task: Task, shard: Shard, config: Config
+    ) -> None:
+        if not task.fits_many(config):
+            pytest.skip("it trains one client at a time")
+        half = Rows(shard.train.x[::2], shard.train.y[::2])
+        params, shards, seeds = task.initial_arrays(0), [shard, Shard("01", half, shard.test), shard], [1, 2, 3]
+        together = task.fit_many(params, shards, config, seeds)
+        for each, seed, result in zip(shards, seeds, together, strict=True):
+            (alone,) = task.fit_many(params, [each], config, [seed])
+            assert not isinstance(alone, Exception)
+            assert not isinstance(result, Exception)
+            _same(tuple(alone[0]), tuple(result[0]))
+            arrays, num_examples, metrics = _fit(task, each, params, {**config, "seed": seed})
+            assert (num_examples, metrics) == result[1:]
+            for ours, theirs in zip(result[0], arrays, strict=True):
+                np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
     # ------------------------------------------------------------------------ what strategies may ask for besides
 

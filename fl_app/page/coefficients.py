@@ -92,7 +92,9 @@ def _introduction(about: Facts, found: Sequence[Coefficient]) -> str:
     target = f" for {shorten(outputs[0])}" if len(outputs) == 1 else " for each class"
     what = "how the log odds change" if about.get("classes") else "how the prediction changes"
     scaled = (
-        " The drawing shows the effect of one standard deviation, so that features compare." if _scaled(found) else ""
+        " The drawing shows the effect of one standard deviation of a number, and of a category against the reference."
+        if _scaled(found)
+        else ""
     )
     return f"A coefficient says {what}{target} when a feature grows by one of its own units.{scaled}"
 

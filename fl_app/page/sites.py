@@ -23,6 +23,8 @@ class Site:
     test: int | None
     alone: float | None
     federated: float | None
+    shared: float | None
+    finetuned: float | None
     everywhere: float | None
     predicted: float | None
     observed: float | None
@@ -57,6 +59,8 @@ def _site(line: Facts, metric: Metric) -> Site:
         test=whole(line.get("test")),
         alone=of("alone"),
         federated=of("federated"),
+        shared=number(mapping(mapping(line.get("personal")).get("without")).get(metric.key)),
+        finetuned=of("finetuned"),
         everywhere=of("alone_everywhere"),
         predicted=number(calibration.get("predicted")),
         observed=number(calibration.get("observed")),
@@ -95,7 +99,11 @@ def _points(sites: Sequence[Site], metric: Metric) -> Html | None:
     who = el("b", shorten(hardest[0].client, 40))
     told: list[Child] = [
         [most, " do better with the common model than alone", *others, "."],
-        ["On average over clients the gain is ", el("b", metric.gain_text(fmean(gains))), "."],
+        [
+            "On their own test rows, each client counting alike, the gain is ",
+            el("b", metric.gain_text(fmean(gains))),
+            " on average.",
+        ],
         ["Hardest for the common model: ", who, f" at {metric.text(hardest[1])}, alone {metric.text(hardest[2])}."],
     ]
     if least[0] < 0:
@@ -113,7 +121,9 @@ def _table(sites: Sequence[Site], metric: Metric) -> Html:
         Column("Rows to test", "n"),
         Column("Alone, own rows", "n"),
     ]
-    columns += [Column("Federated, own rows", "n"), Column(f"Gain{points}", "n"), Column("Alone, rows of all", "n")]
+    columns += [Column("Federated, own rows", "n"), Column(f"Gain{points}", "n")]
+    columns += [Column("Without its personal layers", "n"), Column("Fine-tuned, own rows", "n")]
+    columns += [Column("Alone, rows of all", "n")]
     columns += [Column("Predicted on average", "n"), Column("Observed on average", "n")]
     rows = [_row(site, metric) for site in sites]
     shown = [i for i in range(len(columns)) if any(row[i] != NONE for row in rows)]
@@ -127,6 +137,7 @@ def _row(site: Site, metric: Metric) -> list[Child]:
         gain = metric.gain_text(metric.gain(site.federated, site.alone), unit=False)
     average = percent if metric.of_classes else significant
     rows = [NONE if number is None else count(number) for number in (site.train, site.test)]
-    metrics = [metric.text(site.alone), metric.text(site.federated), gain, metric.text(site.everywhere)]
+    metrics = [metric.text(site.alone), metric.text(site.federated), gain]
+    metrics += [metric.text(value) for value in (site.shared, site.finetuned, site.everywhere)]
     averages = [NONE if value is None else average(value) for value in (site.predicted, site.observed)]
     return [shorten(site.client), *rows, *metrics, *averages]

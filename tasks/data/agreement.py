@@ -41,34 +41,56 @@ class Rules:
         """Whether means are needed, to scale or to fill."""
         return self.standardize == "global" or self.missing != "error"
 
+    @property
+    def scale_label(self) -> bool:
+        """Whether a label that is a number is scaled; the scale is common, also where the columns have local ones."""
+        return self.standardize != "none"
+
 
 @dataclass(frozen=True, slots=True)
 class Description:
     """What one client tells of its training rows before round 1.
 
     columns: all names and kinds and the label's classes, but only categories that RARE rows have. missing: the columns
-    with missing cells. A client with fewer than min-examples rows tells no category, no gap and no moments: the mean
-    and variance of two rows are the two rows.
+    with missing cells. label: the moments (1,) of a label that is a number. A client with fewer than min-examples rows
+    tells no category, no gap and no moments: the mean and variance of two rows are the two rows.
     """
 
     columns: Columns
     num_examples: int
     missing: tuple[str, ...] = ()
     moments: Moments | None = None
+    label: Moments | None = None
 
 
 def check_rows(table: Table, rules: Rules) -> None:
-    """Refuse (ValueError, naming the column) gaps under missing="error", huge values, and names as `check_names`."""
+    """Refuse (ValueError, naming the column) gaps under missing="error", huge values, labels that are no finite number,
+    and names as `check_names`."""
     gaps = np.isnan(table.x).any(axis=0)
     if rules.missing == "error" and gaps.any():
         column = table.columns.names[int(gaps.argmax())]
-        raise ValueError(f"column {column!r} has missing cells: fill them, or set missing=mean or missing=indicator")
+        raise ValueError(
+            f"column {column!r} has missing cells: fill them, or add missing=mean or missing=indicator to data-args"
+        )
     with np.errstate(invalid="ignore"):
         huge = (np.abs(table.x) > LARGEST).any(axis=0)
     if huge.any():
         column = table.columns.names[int(huge.argmax())]
         raise ValueError(f"column {column!r} has a value beyond {LARGEST:g}: correct it, or leave the cell empty")
+    if not table.columns.classes:
+        _check_label(table)
     check_names(table.columns)
+
+
+def _check_label(table: Table) -> None:
+    wrong = ~(np.abs(table.y) <= LARGEST)
+    if wrong.any():
+        value = "missing" if np.isnan(worst := table.y[wrong.argmax()]) else f"{worst:g}"
+        many = f"; {wrong.sum()} rows are like that" if wrong.sum() > 1 else ""
+        raise ValueError(
+            f"label {table.columns.label!r} is {value} in row {int(wrong.argmax())}{many}: expected a number of at "
+            f"most {LARGEST:g}: correct it, or remove the row"
+        )
 
 
 def check_names(columns: Columns) -> None:
@@ -99,6 +121,7 @@ def describe(train: Table, rules: Rules) -> Description:
         num_examples=len(train),
         missing=tuple(np.array(train.columns.names)[gaps].tolist()) if telling else (),
         moments=_moments(train, rules) if telling and rules.need_moments else None,
+        label=Moments.of(train.y[:, None]) if telling and rules.scale_label and not train.columns.classes else None,
     )
 
 
@@ -241,12 +264,13 @@ def agree(descriptions: Mapping[str, Description], rules: Rules) -> Design:
     """The design of clients whose columns go together.
 
     Raises ValueError where there is none: no statistics to scale or to fill with, or a `positive` that is no class.
+    A label that is a number is scaled as a column would be.
     """
     ordered = [descriptions[client] for client in sorted(descriptions)]
     distinct = list(dict.fromkeys(description.columns for description in ordered))
     kinds = Common.of([description.columns for description in ordered]).kinds
     moments = _merged(ordered, tuple(kinds))
-    scale = moments.scale()
+    scales = moments.scale()
     gaps = {name for description in ordered for name in description.missing}
     levels = _levels(distinct)
     terms = []
@@ -259,10 +283,24 @@ def agree(descriptions: Mapping[str, Description], rules: Rules) -> Design:
         elif not moments.n[index]:
             raise ValueError(_nothing_known(name, rules))
         else:
-            terms.append(Term(name, kind, float(moments.mean[index]), float(scale[index]), indicator=indicator))
+            terms.append(Term(name, kind, float(moments.mean[index]), float(scales[index]), indicator=indicator))
     if rules.need_moments and not moments.vary().any() and not any(term.categories or term.indicator for term in terms):
         raise ValueError("every column has one value in all rows: there is nothing to learn from")
-    return Design(tuple(terms), ordered[0].columns.label, _classes(distinct, rules), rules.standardize, rules.missing)
+    label, classes = ordered[0].columns.label, _classes(distinct, rules)
+    shift, scale = _label_scaling(ordered, rules) if rules.scale_label and not classes else (None, None)
+    return Design(tuple(terms), label, classes, rules.standardize, rules.missing, shift, scale)
+
+
+def _label_scaling(descriptions: Sequence[Description], rules: Rules) -> tuple[float, float]:
+    parts = [description.label for description in descriptions if description.label is not None]
+    if not parts:
+        raise ValueError(
+            f"no client has min-examples={rules.min_examples} training rows, so that the label "
+            f"{descriptions[0].columns.label!r} cannot be scaled: lower min-examples, use fewer clients, or set "
+            "standardize=none"
+        )
+    merged = Moments.merge(parts)
+    return float(merged.mean[0]), float(merged.scale()[0])
 
 
 def _merged(descriptions: Sequence[Description], names: tuple[str, ...]) -> Moments:

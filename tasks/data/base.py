@@ -1,8 +1,8 @@
 """Data sources: from a name in the run config to the rows of each client."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import ClassVar, NewType
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from tasks.base import Target
 from tasks.data.design import Missing
 from tasks.data.draw import generator, stratified_split
-from tasks.data.table import Division, Indices, Table
+from tasks.data.table import Array, Division, Indices, Table
 
 DEFAULT_CLIENTS = 10
 """Where neither the run nor the data say how many."""
@@ -19,12 +19,21 @@ PathText = NewType("PathText", str)
 """A constructor parameter of this type names a file; a run takes it from the folder that it is started in."""
 
 
+Change = Callable[[str, Array], Array]
+"""What becomes of the features x (n, d) of a client: a pure function of the client and its rows."""
+
+
 @dataclass(frozen=True, slots=True)
 class Partition:
-    """Which row belongs to whom. `table` is what remains to learn from; `rows` maps client ids to ascending indices."""
+    """Which row belongs to whom. `table` is what remains to learn from; `rows` maps client ids to ascending indices.
+
+    change: what makes the clients' features differ besides, columns as in `table`; it is asked for all rows of a client
+    at once, those to test on last.
+    """
 
     table: Table
     rows: Mapping[str, Indices]
+    change: Change | None = None
 
 
 class Partitioner(ABC):
@@ -133,17 +142,32 @@ class TableDataset(Dataset):
 
 
 class PartitionedTable(DataSource):
-    """A table dealt to clients."""
+    """A table dealt to clients. Test rows that come separately are shared out at random: each is tested on once."""
 
-    def __init__(self, table: Table, split: Split) -> None:
+    def __init__(self, table: Table, split: Split, tests: Table | None = None) -> None:
         """Raises ValueError where the partitioner cannot deal these rows to that many clients."""
-        self._split = split
+        self._split, self._tests = split, tests
         self._partition = deal(table, split)
         self.clients = tuple(sorted(self._partition.rows))
+        order = generator(split.seed, "test rows").permutation(0 if tests is None else len(tests))
+        parts = zip(self.clients, np.array_split(order, len(self.clients)), strict=True)
+        self._test_rows = {client: np.sort(own) for client, own in parts}
 
     def _divide(self, client: str) -> Division:
         own = self._partition.table.rows(self._partition.rows[client])
-        return split_rows(client, own, self._split)
+        tests = None if self._tests is None else self._tests.rows(self._test_rows[client])
+        return divided(client, own, tests, self._split, self._partition.change)
+
+
+class OneOwner(DataSource):
+    """The rows of one client."""
+
+    def __init__(self, client: str, table: Table, tests: Table | None, split: Split) -> None:
+        self.clients = (client,)
+        self._table, self._tests, self._split = table, tests, split
+
+    def _divide(self, client: str) -> Division:
+        return divided(client, self._table, self._tests, self._split)
 
 
 def deal(table: Table, split: Split) -> Partition:
@@ -151,6 +175,15 @@ def deal(table: Table, split: Split) -> Partition:
     if split.num_clients or split.partition.counts_clients:
         return split.partition.assign(table, split.num_clients, split.seed)
     return split.partition.assign(table, DEFAULT_CLIENTS, split.seed)
+
+
+def divided(client: str, own: Table, tests: Table | None, split: Split, change: Change | None = None) -> Division:
+    """A client's rows as they come with `change`, and beside its `tests` or, without any, some split off to test on."""
+    if change is not None:
+        tests = None if tests is None else tests.ordered(own.columns.names)
+        x = change(client, own.x if tests is None else np.concatenate([own.x, tests.x]))
+        own, tests = replace(own, x=x[: len(own)]), None if tests is None else replace(tests, x=x[len(own) :])
+    return split_rows(client, own, split) if tests is None else Division(client, own, tests)
 
 
 def split_rows(client: str, table: Table, split: Split) -> Division:

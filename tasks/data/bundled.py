@@ -25,6 +25,20 @@ class BreastCancer(TableDataset):
         return Table(data.data, malignant, columns)
 
 
+class Diabetes(TableDataset):
+    """Diabetes: 442 patients, 10 measurements, and how far the disease has gone a year later, from 25 to 346.
+
+    Efron et al. 2004, doi:10.1214/009053604000000067. The label is a number: data for task=linear. Columns are in the
+    units in which they were measured; sex is 1 or 2.
+    """
+
+    def table(self) -> Table:
+        from sklearn.datasets import load_diabetes
+
+        data = load_diabetes(scaled=False)
+        return Table(data.data, data.target, Columns.of_numbers(data.feature_names, "progression"))
+
+
 class Digits(TableDataset):
     """Handwritten digits: 1,797 images of 8 x 8 pixels with values from 0 to 16, ten classes.
 

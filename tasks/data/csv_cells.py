@@ -15,9 +15,10 @@ from tasks.data.table import Kind
 
 Numbers = NDArray[np.float64]
 
-MISSING = frozenset(("", "na", "n/a", "nan", "null", "none", "?", "."))
+MISSING = frozenset(("", "NA", "na", "N/A", "n/a", "NaN", "nan", "NAN", "NULL", "null", "None", "?", "."))
 LONGEST_LEVEL = 200
 _NO_TEXT = -1
+DECIMAL_COMMA = re.compile(r"[+-]?[0-9]*,[0-9]+")
 _REMEDY = "correct the cell, or leave it empty if the value is missing"
 
 
@@ -84,7 +85,7 @@ class ColumnReader:
         if code is not None:
             return np.nan, code
         text = cell.decode().strip()
-        if text.lower() in MISSING:
+        if text in MISSING:
             code = _NO_TEXT
         elif self.kind != "category" and (number := _number(text)) is not None:
             return number, _NO_TEXT  # not kept: a column may have a million of them
@@ -105,6 +106,8 @@ class ColumnReader:
         if kind == "boolean":
             return Column(self.name, kind, self._booleans(numbers, rows, codes, origin))
         if kind == "category":
+            if self.kind is None:
+                self._check_commas(rows, codes, origin)
             return None if count else self._category(numbers, rows, codes, origin)
         return Column(self.name, "empty", numbers)
 
@@ -117,13 +120,21 @@ class ColumnReader:
             return "boolean"
         return "number" if numbers >= texts else "category"
 
+    def _check_commas(self, rows: Positions, codes: NDArray[np.int32], origin: Origin) -> None:
+        """Refuse a column most of whose texts are numbers with a decimal comma: as categories they would be lost."""
+        with_comma = np.array([DECIMAL_COMMA.fullmatch(level) is not None for level in self._levels])
+        found = rows[with_comma[codes]]
+        if origin.delimiter in ";\t" and 2 * len(found) >= len(rows):
+            what = f"the column {quoted(self.name)} is written with decimal commas"
+            raise origin.error(int(found[0]), what, "write decimals with a point")
+
     def _check_numbers(self, rows: Positions, codes: NDArray[np.int32], origin: Origin) -> None:
         if len(rows):
             text = list(self._levels)[codes[0]]
-            remedy = "correct the cell, or leave it empty if the value is missing"
+            remedy = _REMEDY
             if self.kind is None:
                 remedy = f"{remedy}; if the column is a category, add categorical={self.name}"
-            if origin.delimiter in ";\t" and re.fullmatch(r"[+-]?[0-9]*,[0-9]+", text):
+            if origin.delimiter in ";\t" and DECIMAL_COMMA.fullmatch(text):
                 remedy = f"write decimals with a point ({text.replace(',', '.')}), not a comma"
             raise origin.error(int(rows[0]), f"text {quoted(text)} in the numeric column {quoted(self.name)}", remedy)
         if self._infinite:

@@ -79,7 +79,12 @@ class Records:
         places: dict[str, int] = {}
         for place, name in enumerate(names, start=1):
             if not name:
-                raise CsvError(self.path, line, f"column {place} of {len(names)} has no name", "name it in the header")
+                raise CsvError(
+                    self.path,
+                    line,
+                    f"column {place} of {len(names)} has no name",
+                    "name it in the header; is there a delimiter at the end of the line?",
+                )
             if len(name) > LONGEST_NAME or not name.isprintable():
                 what = f"the name {quoted(name)} of column {place} has over {LONGEST_NAME} or unprintable characters"
                 raise CsvError(self.path, line, what, "choose a plain name")

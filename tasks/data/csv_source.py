@@ -9,15 +9,15 @@ from typing import Protocol
 import numpy as np
 
 from tasks.base import Target
-from tasks.data.base import Dataset, DataSource, OwnFile, PathText, Split, deal, split_rows
+from tasks.data.base import Change, Dataset, DataSource, OwnFile, PathText, Split, deal, divided
 from tasks.data.csv_file import Column, CsvError, CsvFile, read_csv
 from tasks.data.csv_records import Records, delimiter_of
 from tasks.data.design import Missing
-from tasks.data.table import Array, Columns, Division, Feature, Indices, Kind, Table
+from tasks.data.table import MAX_CLASSES, Array, Columns, Division, Feature, Indices, Kind, Table
 from tasks.suggest import instead_of
 
-MAX_CLASSES = 1_000
 NO_PATH = PathText("")
+FEW_CLASSES, FEWEST_ROWS = 20, 5  # more classes than this need so many rows each: else it is a name, or a note
 
 
 class Csv(Dataset):
@@ -69,6 +69,7 @@ class Csv(Dataset):
             at_a_site = """or at a site --node-config 'client="NAME" data="FILE.csv" label="COLUMN"'"""
             raise ValueError(f'no file is named: add data-args="path=... label=...", {at_a_site}')
         reader, path = CsvReader(self, split.target), Path(self.path)
+        change: Change | None = None
         if path.is_dir():
             files = _client_files(path)
             self._check_client_column(path)
@@ -77,11 +78,16 @@ class Csv(Dataset):
         else:
             self._check_dropped([path])
             table, owner = reader.read(path, owner=self.client_column)
-            train = _by_client(table, owner) if owner else Dealt.of(table, split)
+            if owner:
+                train = _by_client(table, owner)
+            else:
+                partition = deal(table, split)
+                train, change = Dealt(partition.table, partition.rows), partition.change
         if not (self.partitioned or split.num_clients in (0, len(train.clients))):
             remedy = f"leave num-clients out or set num-clients={len(train.clients)}"
             raise ValueError(f"{path} has {len(train.clients)} clients, num-clients is {split.num_clients}: {remedy}")
-        return CsvSource(train, _tests(reader, Path(self.test_path), train) if self.test_path else None, split)
+        tests = _tests(reader, Path(self.test_path), train) if self.test_path else None
+        return CsvSource(train, tests, split, change)
 
     def header(self, path: Path) -> tuple[str, ...]:
         """The columns of a file. Raises CsvError."""
@@ -164,12 +170,6 @@ class Dealt:
     whole: Table
     rows: Mapping[str, Indices]
 
-    @classmethod
-    def of(cls, table: Table, split: Split) -> "Dealt":
-        """By the run's partition."""
-        partition = deal(table, split)
-        return cls(partition.table, partition.rows)
-
     @property
     def clients(self) -> tuple[str, ...]:
         return tuple(sorted(self.rows))
@@ -181,22 +181,21 @@ class Dealt:
 class CsvSource(DataSource):
     """Clients' rows, with test rows of their own or split off."""
 
-    def __init__(self, train: Rows, tests: Rows | None, split: Split) -> None:
-        self._train, self._tests, self._split = train, tests, split
+    def __init__(self, train: Rows, tests: Rows | None, split: Split, change: Change | None = None) -> None:
+        self._train, self._tests, self._split, self._change = train, tests, split, change
         self.clients = train.clients
 
     def _divide(self, client: str) -> Division:
         own = self._train.table(client)
-        if self._tests is None:
-            return split_rows(client, own, self._split)
-        return Division(client, own, self._tests.table(client, own.columns))
+        tests = None if self._tests is None else self._tests.table(client, own.columns)
+        return divided(client, own, tests, self._split, self._change)
 
 
 def _client_files(folder: Path) -> dict[str, Path]:
     """The client's name is the file's, without .csv."""
     files: dict[str, Path] = {}
     for file in sorted(folder.iterdir()):
-        if file.suffix.lower() != ".csv" or file.name.startswith("."):
+        if file.suffix.lower() != ".csv" or file.name.startswith((".", "~$")):
             continue
         if file.stem in files:
             raise ValueError(f"{files[file.stem].name} and {file.name} of {folder} are one client's: rename one")
@@ -264,7 +263,9 @@ class CsvReader:
             raise CsvError(path, None, f"there is no column to learn from beside {beside}", "add some, or drop fewer")
         _check_complete(file, [file.columns[name] for name in (label, owner) if name])
         if self.csv.missing == "error":
-            _check_complete(file, features, "fill what is missing, or set missing=mean or missing=indicator")
+            _check_complete(
+                file, features, "fill what is missing, or add missing=mean or missing=indicator to data-args"
+            )
         y, classes = self._label(file, file.columns[label])
         x = np.column_stack([column.values for column in features])
         columns = Columns(tuple(Feature(c.name, c.kind, c.levels) for c in features), label, classes)
@@ -291,6 +292,13 @@ class CsvReader:
             remedy = "choose a column with classes as label, or a task that predicts a number"
             raise CsvError(file.path, None, f"label {column.name!r} holds fractions such as {fractional[0]}", remedy)
         classes = sorted(set(names), key=_order)
+        spelled = {name.casefold(): name for name in classes}
+        if twice := [name for name in classes if spelled[name.casefold()] != name]:
+            what = f"label {column.name!r} writes both {twice[0]!r} and {spelled[twice[0].casefold()]!r}"
+            raise CsvError(file.path, None, what, "write it alike")
+        if len(classes) > FEW_CLASSES and len(classes) * FEWEST_ROWS > len(file):
+            what = f"label {column.name!r} has {len(classes)} different values in {len(file)} rows"
+            raise CsvError(file.path, None, what, "is it the right column? A label has few values, each in many rows")
         if len(classes) > MAX_CLASSES:
             what = f"label {column.name!r} has {len(classes)} classes"
             raise CsvError(file.path, None, what, f"at most {MAX_CLASSES} are possible: is it the right column?")

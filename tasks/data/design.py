@@ -3,7 +3,7 @@
 A number is scaled, (x - mean) / scale. A category becomes one 0/1 column for each of its categories but the first, the
 reference, and one for `other`: what is rare, or was not seen when the design was agreed. Where cells may be missing, a
 missing number becomes the mean over all clients, a missing category `other`; with missing="indicator" a 0/1 column says
-where cells were missing.
+where cells were missing. A label that is a number is scaled like a column, by all clients' mean and scale.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -55,13 +55,18 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class Design:
-    """All terms, in the order of the model's columns. Hashable: a key for what was computed with it."""
+    """All terms, in the order of the model's columns. Hashable: a key for what was computed with it.
+
+    label_mean, label_scale: what a label that is a number is shifted and divided by; None where it is not.
+    """
 
     terms: tuple[Term, ...]
     label: str
     classes: tuple[str, ...]
     standardize: Standardize = "none"
     missing: Missing = "error"
+    label_mean: float | None = None
+    label_scale: float | None = None
 
     def __post_init__(self) -> None:
         names = [column for term in self.terms for column in term.columns]
@@ -77,10 +82,24 @@ class Design:
             if term.kind != "category" and not known and (self.standardize == "global" or self.missing != "error"):
                 raise ValueError(f"column {term.name!r} is to be scaled or filled, and has no mean and scale")
 
+        self._check_label()
+
+    def _check_label(self) -> None:
+        mean, scale = self.label_mean, self.label_scale
+        if mean is None and scale is None:
+            return
+        if self.classes or mean is None or scale is None:
+            raise ValueError(f"label {self.label!r} has a mean and a scale where it is a number, both or neither")
+        if not (np.isfinite(mean) and np.isfinite(scale) and scale > 0):
+            raise ValueError(f"label {self.label!r}: mean and scale must be finite and scale above 0")
+
     @property
     def schema(self) -> Schema:
         """What the model sees."""
-        return Schema(tuple(name for term in self.terms for name in term.columns), self.label, self.classes)
+        names = tuple(name for term in self.terms for name in term.columns)
+        if self.label_mean is None or self.label_scale is None:
+            return Schema(names, self.label, self.classes)
+        return Schema(names, self.label, self.classes, self.label_mean, self.label_scale)
 
     @property
     def raw_columns(self) -> Columns:
@@ -130,7 +149,7 @@ class Design:
             worst = self.terms[int(gaps.sum(axis=0).argmax())].name
             raise ValueError(
                 f"column {worst!r} has {int(gaps[:, gaps.sum(axis=0).argmax()].sum())} missing cells: fill them, or "
-                "set missing=mean or missing=indicator"
+                "add missing=mean or missing=indicator to data-args"
             )
         result = np.zeros((len(table), len(self.schema.features)))
         self._encode_numbers(raw, gaps, features, result)
@@ -145,9 +164,13 @@ class Design:
         return result
 
     def targets(self, table: Table) -> Array:
-        """The labels as the model counts them: class indices, or numbers. Raises ValueError for an unknown class."""
+        """The labels as the model counts them: class indices, or numbers, scaled. Raises ValueError for an unknown
+        class."""
         if table.columns.classes == self.classes:
-            return table.y
+            if self.label_mean is None or self.label_scale is None:
+                return table.y
+            scaled: Array = (table.y - self.label_mean) / self.label_scale
+            return scaled
         if not table.columns.classes or not self.classes:
             sides = ("numbers", "classes") if self.classes else ("classes", "numbers")
             raise ValueError(f"label {self.label!r} holds {sides[0]} here and {sides[1]} in the model")
@@ -184,12 +207,14 @@ class Design:
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in files and messages; `features` is what model.json calls so."""
+        scaled = {} if self.label_mean is None else {"label_mean": self.label_mean, "label_scale": self.label_scale}
         return {
             "features": [_plain(term) for term in self.terms],
             "label": self.label,
             "classes": list(self.classes),
             "standardize": self.standardize,
             "missing": self.missing,
+            **scaled,
         }
 
     @classmethod
@@ -202,7 +227,8 @@ class Design:
         if standardize not in get_args(Standardize) or missing not in get_args(Missing):
             raise ValueError(f"standardize={standardize!r} and missing={missing!r} are none of this version's")
         terms = tuple(_term(**feature) for feature in content["features"])
-        return cls(terms, _text(content["label"]), _texts(content["classes"]), standardize, missing)
+        scaled = (_number_or_none(content, "label_mean"), _number_or_none(content, "label_scale"))
+        return cls(terms, _text(content["label"]), _texts(content["classes"]), standardize, missing, *scaled)
 
 
 def _encode_category(term: Term, feature: Feature, codes: Array, result: Array) -> None:
@@ -239,6 +265,13 @@ def _term(name: str, kind: str, **others: Any) -> Term:
         raise TypeError(f"column {name!r}: expected numbers as its mean and scale")
     others["categories"] = _texts(others.get("categories", []))
     return Term(_text(name), kind, **others)  # type: ignore[arg-type]
+
+
+def _number_or_none(content: Mapping[str, Any], key: str) -> float | None:
+    value = content.get(key)
+    if type(value) not in (int, float, type(None)):
+        raise TypeError(f"{key}: expected a number, got {value!r}")
+    return None if value is None else float(value)
 
 
 def _text(value: object) -> str:

@@ -108,8 +108,13 @@ class Moments:
         varying: Array = self._stddev() > CONSTANT * np.abs(self.mean)
         return varying
 
+    def variance(self) -> Array:
+        """The population variance (d,)."""
+        variance: Array = self.m2 / np.maximum(self.n, 1)
+        return variance
+
     def _stddev(self) -> Array:
-        stddev: Array = np.sqrt(self.m2 / np.maximum(self.n, 1))
+        stddev: Array = np.sqrt(self.variance())
         return stddev
 
     def to_arrays(self) -> Arrays:

@@ -11,6 +11,9 @@ Kind = Literal["number", "boolean", "category", "empty"]
 Array = NDArray[Any]
 Indices = NDArray[np.intp]
 
+MAX_CLASSES = 1_000
+"""A label with more is taken for a mistake."""
+
 
 @dataclass(frozen=True, slots=True)
 class Feature:
@@ -73,6 +76,12 @@ class Table:
     def column(self, name: str) -> Array:
         """The cells of one feature (n,), as a view. Raises ValueError for a feature that the table does not have."""
         return self.x[:, self.columns.names.index(name)]
+
+    def ordered(self, names: Sequence[str]) -> "Table":
+        """The table with these features alone, in this order. Raises ValueError for one that it does not have."""
+        places = [self.columns.names.index(name) for name in names]
+        features = tuple(self.columns.features[place] for place in places)
+        return replace(self, x=self.x[:, places], columns=replace(self.columns, features=features))
 
     def without(self, name: str) -> "Table":
         """The table without one feature."""

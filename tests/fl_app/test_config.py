@@ -27,6 +27,7 @@ OUT_OF_RANGE: dict[str, list[Any]] = {
     "seed": COUNT,
     "local-epochs": POSITIVE,
     "local-steps": COUNT,
+    "finetune-epochs": COUNT,
     "batch-size": COUNT,
     "learning-rate": RATE,
     "l1": PENALTY,

@@ -20,11 +20,12 @@ from strategies.optimizers import SGD
 from strategies.transform import Opens, Transform, chain
 from strategies.transforms.weighting import ByExamples
 from strategies.work import Delta
-from tasks.logistic import LogisticClient, LogisticTask
+from tasks.generalized_linear import GeneralizedLinearClient
+from tasks.logistic import LogisticTask
 """
 
 TASK = """
-class Client(LogisticClient):
+class Client(GeneralizedLinearClient):
     def fit(self, parameters, config):
         arrays, count, metrics = super().fit(parameters, config)
         {fault}

@@ -71,6 +71,16 @@ def files_to_test_on(**arguments: Any) -> Fault:
     return change
 
 
+def ids(name: str) -> Fault:
+    """A number of its own for each row, in one more column."""
+
+    def change(caller: Path) -> None:
+        numbered = [{**row, "id": f"p{number}"} for number, row in enumerate(patients(50, 9))]
+        write_csv(caller / name, numbered, (*COLUMNS, "id"))
+
+    return change
+
+
 def two_ids(caller: Path) -> None:
     (caller / "data" / "bern.CSV").write_bytes((caller / "data" / "bern.csv").read_bytes())
 
@@ -132,6 +142,21 @@ FAULTS: dict[str, tuple[Fault, str, str]] = {
         "data/aarhus.csv, line 2: text '61,5' in the numeric column 'age': write decimals with a point (61.5), not a",
         "",
     ),
+    "decimal commas throughout": (
+        everywhere(content, data=b"age;outcome\n" + b"61,5;dead\n60,5;alive\n" * 20),
+        "data/aarhus.csv, line 2: the column 'age' is written with decimal commas: write decimals with a point",
+        "",
+    ),
+    "the wrong column as label": (
+        everywhere(ids),
+        "data/aarhus.csv: label 'id' has 50 different values in 50 rows: is it the right column? A label has few ",
+        "path=data label=id",
+    ),
+    "a class in two spellings": (
+        line(7, "60,0.001,true,I,Dead"),
+        f"{BERN}: label 'outcome' writes both 'Dead' and 'dead': write it alike",
+        "",
+    ),
     "infinity": (
         line(7, "inf,1,true,I,dead"),
         f"{BERN}, line 7: 'inf' in the numeric column 'age' is not a finite",
@@ -139,7 +164,7 @@ FAULTS: dict[str, tuple[Fault, str, str]] = {
     ),
     "missing cell": (
         every(line(9, "NaN,0.001,true,I,dead"), line(11, ",0.001,true,I,dead")),
-        f"{BERN}, line 9: column 'age' has 2 missing cells: fill what is missing, or set missing=mean or missing=indic",
+        f"{BERN}, line 9: column 'age' has 2 missing cells: fill what is missing, or add missing=mean or missing=indic",
         "path=data label=outcome missing=error",
     ),
     "missing label": (
@@ -222,7 +247,7 @@ FAULTS: dict[str, tuple[Fault, str, str]] = {
     ),
     "gaps in a test file": (
         files_to_test_on(age=""),
-        "test/bern.csv, line 2: column 'age' has 40 missing cells: fill what is missing, or set missing=mean",
+        "test/bern.csv, line 2: column 'age' has 40 missing cells: fill what is missing, or add missing=mean",
         WITH_TESTS,
     ),
     "too few clients": (

@@ -71,7 +71,7 @@ def test_without_a_penalty_fednewton_gives_the_pooled_coefficients_and_standard_
     determined = [0, 1, 3, 4, 5]  # exp overflows for the dose, which counts thousandths
     np.testing.assert_allclose(values(out, "odds_ratio")[determined], np.exp(params)[determined], rtol=1e-5)
     np.testing.assert_allclose(values(out, "odds_high"), np.exp(values(out, "high")), rtol=1e-9)
-    assert read_json(out / "model.json")["coefficients_note"] == ""
+    assert read_json(out / "model.json")["coefficients_note"] == "From 660 training rows."
 
 
 def test_unscaled_columns_give_the_same_coefficients_in_their_own_units(
@@ -146,6 +146,9 @@ def test_with_a_penalty_fednewton_gives_what_scikit_learn_gives_on_the_pooled_fi
     slopes = model.coef_[0] / scale
     np.testing.assert_allclose(values(out), [model.intercept_[0] - slopes @ mean, *slopes], rtol=1e-5)
     assert "shrinks coefficients towards 0" in read_json(out / "model.json")["coefficients_note"]
+    assert values(out, "standard_error").min() > 0
+    bounds = ("low", "high", "odds_low", "odds_high")
+    assert all(row[key] is None for row in coefficients(out).values() for key in bounds)
 
 
 def test_multinomial_contrasts_and_their_errors_are_those_of_the_pooled_file(
@@ -349,11 +352,56 @@ def test_worst_best_and_mean_are_those_of_the_table_of_sites(compared: Any) -> N
     assert baselines["clients"] == len(everywhere) == 4
     for name in ("accuracy", "log_loss", "brier", "auc"):
         assert baselines["local_mean"][name] == pytest.approx(np.mean([metrics[name] for metrics in everywhere]))
-    accuracies = [metrics["accuracy"] for metrics in everywhere]
-    assert baselines["local_worst"] in everywhere
-    assert baselines["local_best"] in everywhere
-    assert baselines["local_worst"]["accuracy"] == min(accuracies)
-    assert baselines["local_best"]["accuracy"] == max(accuracies)
+        worst, best = (max, min) if name in ("log_loss", "brier") else (min, max)
+        assert baselines["local_worst"][name] == worst(metrics[name] for metrics in everywhere)
+        assert baselines["local_best"][name] == best(metrics[name] for metrics in everywhere)
+
+
+def test_the_baselines_tell_the_test_rows_and_what_the_most_frequent_class_would_reach(
+    compared: Any, rows: dict[str, list[Row]]
+) -> None:
+    outcome, summary, _ = compared
+    truth = matrix([row for k in range(len(rows)) for row in patients(50 + k, 100 + k, shift=3.0 * k)])[1]
+    baselines = summary["baselines"]
+    assert baselines["test_rows"] == len(truth) == 206
+    assert baselines["majority"] == pytest.approx(max(truth.mean(), 1 - truth.mean()))
+    said = " ".join(outcome.out.split())
+    assert "(server's 206 test rows)" in said
+    assert f"saying the most frequent class of everybody would reach {baselines['majority']:.3f}" in said
+
+
+def test_where_the_label_is_a_number_no_class_is_the_most_frequent(fl_app: Call, rows: Any) -> None:
+    baselines = read_json(
+        trained(fl_app, data_args="path=data label=age drop=outcome", task="linear", strategy="fednewton")
+        / "summary.json"
+    )["baselines"]
+    assert baselines["majority"] is None
+    assert baselines["test_rows"] > 0
+    for name in ("mse", "mae"):
+        assert baselines["local_worst"][name] > baselines["local_mean"][name] > baselines["local_best"][name]
+
+
+def test_a_site_with_fewer_than_five_test_rows_shows_nothing_of_them(
+    fl_app: Call, caller: Path, rows: dict[str, list[Row]]
+) -> None:
+    for client, own in rows.items():
+        write_csv(caller / "data" / f"{client}.csv", own[: {"bern": 20, "oslo": 25}.get(client)])
+    sites = {site["client"]: site for site in read_json(trained(fl_app) / "sites.json")["sites"]}
+    assert (sites["bern"]["test"], sites["oslo"]["test"]) == (4, 5)
+    for key in ("federated", "alone", "calibration"):
+        assert sites["bern"][key] is None
+        assert sites["oslo"][key] is not None
+    assert sites["bern"]["alone_everywhere"] is not None, "that is of everybody's rows"
+
+
+def test_coefficients_count_the_rows_of_no_client_that_has_too_few(
+    fl_app: Call, caller: Path, rows: dict[str, list[Row]]
+) -> None:
+    write_csv(caller / "data" / "bern.csv", rows["bern"][:19])
+    out = trained(fl_app, l2=0.0, **EXACT)
+    others = sum(len(own) for client, own in rows.items() if client != "bern")
+    assert f"From {others} training rows." in read_json(out / "model.json")["coefficients_note"]
+    assert read_json(out / "summary.json")["clients"] == 4, "it has trained with the others"
 
 
 def test_the_last_lines_say_what_federating_was_worth(compared: Any) -> None:
@@ -409,7 +457,8 @@ def test_predict_gives_each_row_the_chance_that_the_evaluation_gave_it(
     args = f"path=data label=outcome test-path=tests.csv missing={missing}"
     out = trained(fl_app, data_args=args, standardize=standardize, rounds=3, solver="newton")
     outcome = fl_app("predict", out / "model.json", "tests.csv", "-o", "scored.csv")
-    assert (outcome.status, outcome.out, outcome.err) == (0, "", "200 rows scored, in scored.csv\n")
+    unseen = "warning: stage: 1 row holds a value that the model does not know, such as 'IV'\n"
+    assert (outcome.status, outcome.out, outcome.err) == (0, "", f"{unseen}200 rows scored, in scored.csv\n")
     names, p = predictions(caller / "scored.csv")
     truth = np.array([row["outcome"] == "dead" for row in tests])
     assert names == [("alive", "dead")[int(chance > 0.5)] for chance in p[:, 1]]

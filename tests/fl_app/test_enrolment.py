@@ -669,7 +669,7 @@ class GapsInTestsOfClients(GapsInTests):
 
 
 BAD_TESTS = {
-    "GapsInTests": "column 'mean smoothness' has missing cells: fill them, or set missing=mean or missing=indicator",
+    "GapsInTests": "column 'mean smoothness' has missing cells: fill them, or add missing=mean or missing=indicator to data-args",
     "HugeInTests": "column 'mean smoothness' has a value beyond 1e+30: correct it, or leave the cell empty",
 }
 
@@ -986,3 +986,116 @@ def test_a_silent_node_keeps_no_later_one_out_and_a_node_may_come_back_under_ano
     after = found.current(grid)
     assert after.clients == before.clients
     assert (after["02"].node, after["05"].node, after["01"].node) == (99, 99, before["01"].node)
+
+
+# ------------------------------------------------------------------------------------------- labels that are numbers
+
+PRICE = {"task": "linear", "data_args": "features=3 examples=30"}
+
+
+def label_moments(*arrays: np.ndarray) -> Callable[[RecordDict], None]:
+    def edit(content: RecordDict) -> None:
+        content["label-moments"] = ArrayRecord({str(i): Array(array) for i, array in enumerate(arrays)})
+
+    return edit
+
+
+@pytest.mark.parametrize(("standardize", "features"), [("global", 12), ("local", 0)])
+def test_the_moments_of_a_label_that_is_a_number_are_sent_and_no_other_number_of_it(
+    small_config: Make, standardize: str, features: int
+) -> None:
+    config = small_config(**PRICE, standardize=standardize)
+    content = enrolment.answer(config, NODE, question())
+    data = open_data(config)
+    assert content["enrolment"]["label-moments"] == list(data.clients)
+    n, mean, m2, _ = (array.numpy() for array in content["label-moments"].values())
+    y = [data.divide(client).train.y for client in data.clients]
+    assert n.tolist() == [24] * 4
+    np.testing.assert_allclose(mean, [own.mean() for own in y])
+    np.testing.assert_allclose(m2, [own.var() * 24 for own in y])
+    assert sum(array.numpy().size for array in content["moments"].values()) == 4 * features
+    assert enrolled(config).design.label_mean == pytest.approx(np.concatenate(y).mean())
+
+
+@pytest.mark.parametrize(
+    "changes", [{"min_examples": 25, "standardize": "local"}, {"standardize": "none"}, {"task": "logistic"}]
+)
+def test_no_moments_of_a_label_are_sent_by_few_rows_without_need_or_of_classes(
+    small_config: Make, changes: dict[str, Any]
+) -> None:
+    content = enrolment.answer(small_config(**{**PRICE, **changes}), NODE, question())
+    assert content["enrolment"]["label-moments"] == []
+    assert len(content["label-moments"]) == 0
+
+
+@given(st.integers(0, 100), st.integers(1, 7))
+@settings(deadline=None, max_examples=10)
+def test_neither_nodes_nor_the_order_of_answers_change_a_bit_of_the_labels_scale(
+    small_config: Make, seed: int, nodes: int
+) -> None:
+    config = small_config(**PRICE, num_clients=7, seed=seed)
+    one = repr(enrolled(config, 1).design)
+    assert "label_mean=None" not in one
+    assert repr(enrolled(config, nodes).design) == one
+    assert repr(enrolled(config, nodes, grid=Backwards).design) == one
+
+
+ONE, TWICE = np.ones(2), np.array([24, 24])
+
+
+@pytest.mark.parametrize(
+    ("edit", "why"),
+    [
+        (label_moments(TWICE, ONE, ONE * [1, -1], ONE), "m2 is negative"),
+        (label_moments(TWICE, ONE * [1, np.inf], ONE, ONE), "above 1e"),
+        (label_moments(TWICE, ONE * [1, np.nan], ONE, ONE), "not finite"),
+        (label_moments(np.array([24, 25]), ONE, ONE, ONE), "more rows than it announced"),
+        (label_moments(np.array([24, 7]), ONE, ONE, ONE), "not of all its rows"),
+        (label_moments(np.array([24, -1]), ONE, ONE, ONE), "counts"),
+    ],
+)
+def test_label_moments_that_no_rows_give_refuse_that_client_and_not_its_neighbour(
+    small_config: Make, warnings: Callable[[], str], edit: Callable[[RecordDict], None], why: str
+) -> None:
+    config = small_config(**PRICE, enrol_timeout_s=QUICK / 3)
+    grid = InlineGrid(at_misfit(edit), config.values(), 2)
+    found = Enrolment(config)
+    found.open(grid)
+    assert roster(found, grid) == ("00", "01", "02")
+    assert re.search(f"03 does not take part: .*{why}", warnings()), warnings()
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        label_moments(TWICE, ONE, ONE),
+        label_moments(TWICE[:1], ONE[:1], ONE[:1], ONE[:1]),
+        label_moments(ONE, ONE, ONE, ONE),
+        set_key("label-moments", ["01", "02"]),
+        set_key("label-moments", ["01", "01"]),
+        set_key("label-moments", 3),
+        lambda content: content.pop("label-moments"),
+    ],
+)
+def test_label_moments_that_are_not_well_formed_refuse_the_node(
+    small_config: Make, warnings: Callable[[], str], edit: Callable[[RecordDict], None]
+) -> None:
+    config = small_config(**PRICE, enrol_timeout_s=QUICK / 3)
+    grid = InlineGrid(at_misfit(edit), config.values(), 2)
+    found = Enrolment(config)
+    found.open(grid)
+    assert roster(found, grid) == ("00", "02")
+    assert "could not answer" not in warnings()
+
+
+def test_moments_of_a_label_with_classes_refuse_their_client(small_config: Make, warnings: Callable[[], str]) -> None:
+    def claim(content: RecordDict) -> None:
+        label_moments(TWICE, ONE, ONE, ONE)(content)
+        content["enrolment"]["label-moments"] = ["01", "03"]
+
+    config = small_config(enrol_timeout_s=QUICK / 3)
+    grid = InlineGrid(at_misfit(claim), config.values(), 2)
+    found = Enrolment(config)
+    found.open(grid)
+    assert roster(found, grid) == ("00", "02")
+    assert "which has classes" in warnings()

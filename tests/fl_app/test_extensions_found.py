@@ -194,3 +194,24 @@ def test_flower_runs_a_task_of_the_callers_folder_like_the_inline_engine_to_the_
     there = fl_app("run", "--json", *SMALL, *words)
     assert there.returncode == 0, there.stderr
     assert json.loads(there.stdout)["params_sha256"] == json.loads(here.stdout)["params_sha256"]
+
+
+NET = """
+from torch import nn
+
+
+def make(features, outputs):
+    return nn.Sequential(nn.Linear(features, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, outputs))
+"""
+
+
+@pytest.mark.flower
+def test_flower_trains_a_network_of_the_callers_folder_like_the_inline_engine_to_the_bit(
+    caller: Path, fl_app: Call
+) -> None:
+    (caller / "my_net.py").write_text(NET)
+    words = ["-c", "task=torch", "-c", "task-args=model=my_net:make", "-c", "l2=0"]
+    here = inline(fl_app, *words)
+    there = fl_app("run", "--json", *SMALL, *words)
+    assert there.returncode == 0, there.stderr
+    assert json.loads(there.stdout)["params_sha256"] == json.loads(here.stdout)["params_sha256"]

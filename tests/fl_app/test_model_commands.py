@@ -183,6 +183,38 @@ def test_what_is_no_model_is_told(fl_app: Call, caller: Path, rows: Any) -> None
     fl_app("show", out).refusal()
 
 
+def test_a_model_that_was_never_trained_is_refused(fl_app: Call, rows: Any) -> None:
+    out = trained(fl_app)
+    about = read_json(out / "model.json")
+    assert about["rounds"] == 2
+    (out / "model.json").write_text(json.dumps({**about, "rounds": 0}))
+    for words in (("show", out), ("predict", out, "new.csv")):
+        assert "the run ended before its first round: " in fl_app(*words).refusal()
+
+
+def test_what_the_model_has_not_seen_is_told_beside_the_predictions(fl_app: Call, caller: Path, rows: Any) -> None:
+    """Unknown categories and numbers in another unit; a rare truth is neither."""
+    for client, own in rows.items():
+        rare = [{**row, "smoker": "true" if (client, k) == ("oslo", 0) else "false"} for k, row in enumerate(own)]
+        write_csv(caller / "data" / f"{client}.csv", rare)
+    out = trained(fl_app, test_fraction=0.0)
+    (age,) = [term for term in read_json(out / "model.json")["features"] if term["name"] == "age"]
+    near, far = (age["mean"] + times * age["scale"] for times in (9.99, 10.01))
+    lines = [f"{near},0.001,true,I", f"{far},0.001,true,IV", f"{far},0.001,false,IV", "60,0.9,false,V"]
+    (caller / "odd.csv").write_text("\n".join(["age,dose,smoker,stage", *lines]) + "\n")
+    outcome = fl_app("predict", out, "odd.csv")
+    assert len(scored(outcome)) == 5
+    assert outcome.err.splitlines() == [
+        "warning: age: 2 rows lie more than 10 standard deviations from the mean",
+        "warning: dose: 1 row lies more than 10 standard deviations from the mean",
+        "warning: stage: 3 rows hold a value that the model does not know, such as 'IV'",
+    ]
+    (caller / "one.csv").write_text("\n".join(["age,dose,smoker,stage", lines[0]]) + "\n")
+    alone = fl_app("predict", out, "one.csv")
+    assert alone.err == ""
+    assert scored(alone)[1] == scored(outcome)[1]
+
+
 def test_a_model_whose_clients_scaled_by_themselves_scores_nothing_and_says_so(fl_app: Call, rows: Any) -> None:
     out = trained(fl_app, standardize="local")
     told = fl_app("predict", out, "new.csv").refusal()
@@ -219,24 +251,54 @@ def test_several_classes_have_a_probability_each(fl_app: Call, rows: Any) -> Non
 # ----------------------------------------------------------------------------------------------------------------- show
 
 
-def test_show_prints_the_coefficients_of_model_json_in_80_columns(fl_app: Call, caller: Path, rows: Any) -> None:
-    out = trained(fl_app, strategy="fednewton", rounds=8)
+@pytest.mark.parametrize("task", ["logistic", "linear"])
+def test_show_prints_the_coefficients_of_model_json_in_80_columns(fl_app: Call, rows: Any, task: str) -> None:
+    """With the interval of the odds ratio, and of the coefficient where there are no odds."""
+    label, odds = ("outcome", "odds_") if task == "logistic" else ("age", "")
+    keys = {"task": task, "strategy": "fednewton", "rounds": 8, "l2": 0.0}
+    out = trained(fl_app, data_args=f"path=data label={label}", **keys)
     shown, about = fl_app("show", out / "model.json").out, read_json(out / "model.json")
     assert max(map(len, shown.splitlines())) <= 80
-    assert shown.splitlines()[0] == "outcome = dead against alive"
+    assert shown.splitlines()[0] == ("outcome = dead against alive" if odds else "age")
+    said = "The interval is that of the odds ratio." if odds else "The interval is the coefficient's."
+    assert said in shown.splitlines()
+    assert "From 240 training rows." in shown.splitlines()
     lines = {line.split()[0]: line.split()[1:] for line in shown.splitlines() if line.startswith("  ")}
+    undetermined = 0
     for row in about["coefficients"]:
-        assert float(lines[row["feature"]][0]) == pytest.approx(row["coefficient"], rel=0.05, abs=0.001)
+        cells = lines[row["feature"]]
+        assert float(cells[0]) == pytest.approx(row["coefficient"], rel=0.05, abs=0.001)
         if row["standard_error"] is None:
-            assert lines[row["feature"]][2:] == ["not", "determined"]
+            assert cells[-2:] == ["not", "determined"]
+            undetermined += 1
+            continue
+        assert float(cells[1]) == pytest.approx(row["standard_error"], rel=0.05, abs=0.001)
+        low, high = row[f"{odds}low"], row[f"{odds}high"]
+        if low is None or high is None:  # exp overflows
+            assert "to" not in cells
         else:
-            assert float(lines[row["feature"]][1]) == pytest.approx(row["standard_error"], rel=0.05, abs=0.001)
-            assert float(lines[row["feature"]][-3]) == pytest.approx(row["low"], rel=0.05, abs=0.001)
-            assert float(lines[row["feature"]][-1]) == pytest.approx(row["high"], rel=0.05, abs=0.001)
+            assert float(cells[-3]) == pytest.approx(low, rel=0.05, abs=0.001)
+            assert float(cells[-1]) == pytest.approx(high, rel=0.05, abs=0.001)
+    others = [row for row in about["coefficients"] if row["feature"].endswith("=other")]  # which nobody has
+    assert undetermined == shown.count("not determined") == len(others) > 0
     assert json.loads(fl_app("show", out, "--json").out) == {
         "coefficients": about["coefficients"],
         "note": about["coefficients_note"],
     }
+
+
+def test_show_of_a_penalised_model_prints_errors_and_tells_how_to_get_intervals(fl_app: Call, rows: Any) -> None:
+    out = trained(fl_app, strategy="fednewton", rounds=8)
+    shown = fl_app("show", out).out
+    (age,) = [row for row in read_json(out / "model.json")["coefficients"] if row["feature"] == "age"]
+    (line,) = [line.split() for line in shown.splitlines() if line.startswith("  age ")]
+    assert [float(cell) for cell in line[1:]] == pytest.approx(
+        [age["coefficient"], age["standard_error"], age["odds_ratio"]], rel=0.05
+    )
+    said = " ".join(shown.split())
+    assert "The interval is" not in said
+    assert "there are no intervals. For these set strategy=fednewton, l2=0" in said
+    assert shown.count("not determined") == 1
 
 
 def test_long_names_large_numbers_and_many_outputs_fit_in_80_columns(fl_app: Call, caller: Path, rows: Any) -> None:
@@ -276,7 +338,7 @@ def test_check_tells_what_is_there_what_would_be_told_and_what_an_epoch_does(fl_
     said = outcome.out.splitlines()
     assert said[0] == "client bern: 48 rows to train on, 12 to test on"
     assert said[1].startswith("label outcome: alive ")
-    assert said[2] == "4 columns: 2 number, 1 boolean, 1 category"
+    assert said[2:6] == ["4 columns", "  number: age, dose", "  boolean: smoker", "  category: stage"]
     assert said[-1] == "nothing was sent"
     assert max(map(len, said)) <= 80
     whole = " ".join(outcome.out.split())
@@ -296,7 +358,9 @@ def test_check_is_the_same_from_a_node_config(fl_app: Call, rows: Any) -> None:
     assert site == same
     assert site["told"] == {
         "statistics": True,
+        "label": False,
         "categories": {"stage": ["I", "II", "III"]},
+        "rare": [],
         "missing": [],
     }
 
@@ -310,6 +374,18 @@ def test_check_shows_gaps_constants_and_what_is_too_rare_to_be_told(fl_app: Call
     assert "  categories of stage: I, II, III\n" in outcome.out
     assert "which columns have missing cells" in " ".join(outcome.out.split())
     assert "rare" not in outcome.out
+
+
+@pytest.mark.parametrize("standardize", ["global", "none"])
+def test_check_names_columns_whose_values_are_all_rare(fl_app: Call, caller: Path, rows: Any, standardize: str) -> None:
+    own = [{**row, "stage": f"room {k}"} for k, row in enumerate(rows["bern"])]
+    write_csv(caller / "data/bern.csv", own)
+    outcome = fl_app("check", *SITE, "-c", f"standardize={standardize}")
+    assert "not used, since all their values are rare: stage" in outcome.out.splitlines()
+    assert "room" not in outcome.out
+    write_csv(caller / "data/bern.csv", own[:15])  # of which nothing is told, rare or not
+    open_data.cache_clear()
+    assert "rare" not in fl_app("check", *SITE, "-c", f"standardize={standardize}").out
 
 
 def test_check_of_few_rows_says_that_no_statistics_would_be_told(fl_app: Call, caller: Path, rows: Any) -> None:
@@ -376,7 +452,7 @@ def test_check_finds_the_faults_of_a_file_with_their_line(fl_app: Call, caller: 
         caller / "data/bern.csv", [{**row, "age": "" if k == 7 else row["age"]} for k, row in enumerate(rows["bern"])]
     )
     told = fl_app("check", *SITE).refusal()
-    assert "client site: data/bern.csv, line 9: column 'age' has 1 missing cell: fill what is missing, or set" in told
+    assert "client site: data/bern.csv, line 9: column 'age' has 1 missing cell: fill what is missing, or add" in told
 
 
 def test_check_writes_nothing(fl_app: Call, caller: Path, rows: Any) -> None:

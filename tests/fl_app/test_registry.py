@@ -171,10 +171,18 @@ def test_every_registered_object_is_one_of_its_kind_and_documented(kind: str, na
         assert argument.required == (argument.default is None)
 
 
+def net(features: int, outputs: int) -> object:
+    """A model of somebody's own."""
+    from torch import nn
+
+    return nn.Linear(features, outputs)
+
+
 @pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, name in EVERY if kind != "sink"])
 def test_the_defaults_of_every_registered_object_can_be_written_out(kind: str, name: str) -> None:
-    positional = {"task": [Schema(("a", "b"), "c", ("d", "e"))], "strategy": [Basics()]}.get(kind, [])
-    required = {"column": "site", "value": 0.9}
+    schema = Schema(tuple(f"p{i}" for i in range(16)), "c", () if name == "linear" else ("d", "e"))
+    positional = {"task": [schema], "strategy": [Basics()]}.get(kind, [])
+    required = {"column": "site", "value": 0.9, "factory": "my_data:make", "label": "c", "model": f"{__name__}:net"}
     known = arguments(resolve(kind, name))
     text = " ".join(f"{a.name}={required[a.name] if a.required else a.default}" for a in known)
     assert isinstance(build(kind, name, text, *positional), BASES[kind])

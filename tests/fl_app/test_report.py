@@ -33,6 +33,26 @@ def test_the_end_is_told_with_its_metrics_and_where_everything_is() -> None:
     ]
 
 
+BASELINES = {
+    "pooled": None, "local_mean": None, "local_worst": None, "local_best": None, "clients": 0,
+    "test_rows": 148, "majority": 0.65,
+}  # fmt: skip
+
+
+def test_the_test_rows_are_counted_and_the_most_frequent_class_is_told() -> None:
+    said = closing_lines(summary(baselines=BASELINES), HERE)
+    assert said[1:3] == [
+        "accuracy 0.977  log_loss 0.100  (server's 148 test rows)",
+        "saying the most frequent class of everybody would reach 0.650",
+    ]
+
+
+def test_the_most_frequent_class_is_not_told_of_a_label_that_is_a_number() -> None:
+    said = closing_lines(summary(metrics={"mse": 0.2}, baselines={**BASELINES, "majority": None}), HERE)
+    assert "(server's 148 test rows)" in said[1]
+    assert not [line for line in said if "frequent" in line]
+
+
 @pytest.mark.parametrize("reason", [*get_args(StopReason), "too-few-clients", "error", "interrupted"])
 def test_every_reason_of_the_interface_has_words(reason: str) -> None:
     assert closing_lines(summary(stop_reason=reason), HERE)[0].endswith(REASONS[reason])

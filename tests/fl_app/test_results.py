@@ -34,8 +34,8 @@ LINE = {
     "payload_up", "payload_down", "seconds", "epsilon",
 }  # fmt: skip
 MODEL = {
-    "schema", "task", "task_args", "arrays", "features", "label", "classes", "standardize", "missing", "config_sha256",
-    "coefficients", "coefficients_note",
+    "schema", "rounds", "task", "task_args", "arrays", "features", "label", "classes", "standardize", "missing",
+    "config_sha256", "coefficients", "coefficients_note",
 }  # fmt: skip
 STRATEGIES = ["fedavg", "fedsgd", "fednewton"]
 
@@ -112,6 +112,7 @@ def test_the_files_hold_exactly_what_the_interface_says(serve: Make, strategy: s
         assert set(line["seconds"]) == {"send", "wait", "fold", "evaluate", "checkpoint", "total"}
     model = strict(run.folder.about_model.read_text())
     assert set(model) == MODEL
+    assert model["rounds"] == 3
     assert all(set(feature) == {"name", "kind", "mean", "scale"} for feature in model["features"])
     assert set(strict(run.folder.sites.read_text())) == {"schema", "metric", "sites", "left_out"}
     assert run.folder.report.exists()

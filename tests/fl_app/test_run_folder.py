@@ -1,6 +1,7 @@
 """The folder of a run: never over another's, and whole after a crash at any byte."""
 
 import json
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,19 @@ def test_a_folder_is_made_with_its_parents_and_left_empty(tmp_path: Path) -> Non
     folder.create()
     assert list(folder.path.iterdir()) == []
     folder.create()  # nothing has been written yet: still nobody's
+
+
+def test_only_its_owner_opens_the_folder_of_a_run(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "runs/one")
+    folder.create()
+    assert stat.S_IMODE(folder.path.stat().st_mode) == 0o700
+
+
+def test_a_folder_of_data_is_refused_untouched(tmp_path: Path) -> None:
+    (tmp_path / "bern.csv").write_text("age\n60\n")
+    with pytest.raises(Refused, match=f"^a folder with CSV files: --out {tmp_path}: .*keep data apart"):
+        RunFolder(tmp_path).create()
+    assert [path.name for path in tmp_path.iterdir()] == ["bern.csv"]
 
 
 def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:

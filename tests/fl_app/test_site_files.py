@@ -128,6 +128,16 @@ def test_clients_enrol_by_the_names_of_their_sites_and_measure_the_model_themsel
     assert accuracy == pytest.approx(summary["metrics"]["accuracy"])
 
 
+def test_a_site_with_fewer_than_five_test_rows_shows_nothing_of_them(sites: Any, data: Path, tmp_path: Path) -> None:
+    for node, count in zip(sites, (4, 5), strict=False):
+        node["test-data"] = str(write_csv(tmp_path / f"{count}.csv", patients(count, 50)))
+    run(tmp_path / "out", sites)
+    found = {entry["client"]: entry for entry in read_json(tmp_path / "out" / "sites.json")["sites"]}
+    few, enough = (found[node["client"]] for node in sites[:2])
+    assert (few["test"], few["federated"]) == (4, None)
+    assert (enough["test"], enough["federated"].keys()) == (5, {"accuracy", "log_loss", "brier"})
+
+
 def test_a_site_may_have_test_rows_of_its_own(sites: Any, data: Path, tmp_path: Path) -> None:
     sites[0]["test-data"] = str(write_csv(tmp_path / "tests.csv", patients(33, 50)))
     run(tmp_path / "out", sites)

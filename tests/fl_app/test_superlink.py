@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from fl_app.kept_process import KeptProcess, Process, descendants
-from fl_app.superlink import LocalSuperLink, scratch_folder
+from fl_app.superlink import LocalSuperLink, flower_environment, scratch_folder
 
 FL_APP = Path(__file__).parents[2] / "fl_app"
 
@@ -117,6 +117,19 @@ def test_the_program_dies_with_its_keeper(tmp_path: Path, watched: set[int]) -> 
         (keeper,) = [process for process in descendants(os.getpid()) if process.parent == os.getpid()]
         os.kill(keeper.pid, signal.SIGKILL)
         wait_for(lambda: not is_alive(program), "the program dies")
+
+
+def test_each_environment_has_a_token_of_its_own_that_keeps_others_out_of_ray(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.setenv(name, "the user's own")
+    one, other = flower_environment(tmp_path), flower_environment(tmp_path)
+    assert one["RAY_AUTH_MODE"] == other["RAY_AUTH_MODE"] == "token"
+    assert len({one["RAY_AUTH_TOKEN"], other["RAY_AUTH_TOKEN"], "the user's own"}) == 3
+    assert len(one["RAY_AUTH_TOKEN"]) == 64
+    assert "RAY_AUTH_TOKEN_PATH" not in one
 
 
 def test_the_scratch_folder_is_short_enough_for_sockets_and_goes(

@@ -1,5 +1,7 @@
 """Stop rules read the history and nothing else."""
 
+from dataclasses import replace
+
 import pytest
 
 from strategies.history import Dropped, RoundReport
@@ -49,6 +51,21 @@ def test_patience_counts_rounds_since_the_best():
     assert stops_at(Patience(rounds=2), history(losses)) == 4
     assert stops_at(Patience(metric="accuracy", rounds=3), history(losses)) == 8
     assert stops_at(Patience(rounds=3, min_delta=0.2), history(losses)) == 5
+
+
+@pytest.mark.parametrize("key", ["metrics", "train_metrics"])
+def test_a_rule_without_a_metric_reads_what_the_task_reports_first(key):
+    def reports(values):
+        metrics = [{"r2": 1 - value, "mse": value, "mae": 7.0} for value in values]
+        told = [{"metrics": None, "train_metrics": None, key: own} for own in metrics]
+        return [replace(report(k + 1, None, 0.0, "metrics"), **own) for k, own in enumerate(told)]
+
+    losses = [0.9, 0.5, 0.6, 0.55, 0.56, 0.57]
+    assert stops_at(Target(value=0.45), reports(losses)) == 2  # of r2
+    assert stops_at(Patience(rounds=3), reports(losses)) == 5  # of mse
+    assert stops_at(Converged(tolerance=0.03, rounds=2), reports(losses)) == 6
+    assert stops_at(Converged(), history([None] * 9)) is None
+    assert (Target(value=1.0).reads, Patience().reads, Converged().reads) == (("",),) * 3
 
 
 def test_metrics_of_the_round_before_serve_where_the_round_was_not_evaluated():

@@ -204,7 +204,7 @@ def test_no_statistics_are_told_where_none_are_needed(rules, told):
 def test_missing_cells_are_refused_by_name_whatever_the_size_unless_the_run_says_what_becomes_of_them(size):
     rows = clients_of(0, [size], missing=0.0)["00"]
     rows.column("smoker")[0] = np.nan
-    with pytest.raises(ValueError, match="column 'smoker' has missing cells: fill them, or set missing=mean"):
+    with pytest.raises(ValueError, match="column 'smoker' has missing cells: fill them, or add missing=mean or "):
         describe(rows, Rules("none"))
     assert describe(rows, Rules("none", "mean")).missing == (("smoker",) if size == 40 else ())
 

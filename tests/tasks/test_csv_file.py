@@ -75,14 +75,21 @@ def test_a_file_has_its_columns_in_order_and_each_rows_line(path: Path) -> None:
     assert [file.line_of(row) for row in range(3)] == [2, 3, 4]
 
 
-@pytest.mark.parametrize("marker", ["", "  ", "na", "NA", "N/A", "nan", "NaN", "NULL", "None", "?", ".", " . "])
+@pytest.mark.parametrize("marker", [*sorted(csv_cells.MISSING), "  ", " . ", " NA "])
 def test_a_missing_marker_is_missing_in_every_kind(path: Path, marker: str) -> None:
     for cell in ("1.5", "true", "word"):
         for kinds in ({}, {"x": "category"}):
             assert np.isnan(column(path, [cell, marker, cell], kinds=kinds).values).tolist() == [False, True, False]
 
 
-@pytest.mark.parametrize("word", ["-nan", "n.a.", "nil", "..", "-", "missing"])
+def test_the_markers_are_these() -> None:
+    words = {"", "NA", "na", "N/A", "n/a", "NaN", "nan", "NAN", "NULL", "null", "None", "?", "."}
+    assert words == csv_cells.MISSING
+
+
+@pytest.mark.parametrize(
+    "word", ["-nan", "n.a.", "nil", "..", "-", "missing", "none", "NONE", "Na", "nA", "Null", "Nan", "N/a"]
+)
 def test_other_words_are_text(path: Path, word: str) -> None:
     assert column(path, [word]).levels == (word,)
 
@@ -206,6 +213,22 @@ def test_a_decimal_comma_is_recognized_where_the_comma_does_not_delimit(path: Pa
     said = fault(path, "a;x\n1;2\n1;3\n1;-3,14\n".replace(";", delimiter))
     assert said == ("line 4: text '-3,14' in the numeric column 'x': write decimals with a point (-3.14), not a comma")
     assert "point" not in fault(path, 'a,x\n1,2\n1,3\n1,"3,14"\n')
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+@pytest.mark.parametrize("cells", [["61,5", "-3,14", ",5"], ["", "61,5", "7", "8,25", "low"], ["low", "1,5"]], ids=str)
+def test_a_column_of_decimal_commas_is_no_category(path: Path, delimiter: str, cells: list[str]) -> None:
+    text = "a;x\n" + "".join(f"1;{cell}\n" for cell in cells)
+    line = 2 + next(row for row, cell in enumerate(cells) if "," in cell)
+    said = fault(path, text.replace(";", delimiter))
+    assert said == f"line {line}: the column 'x' is written with decimal commas: write decimals with a point"
+
+
+def test_decimal_commas_are_text_where_most_are_words_or_the_comma_delimits_or_the_run_says_so(path: Path) -> None:
+    assert read(path, "a;x\n1;1,5\n1;low\n1;high\n").columns["x"].levels == ("1,5", "high", "low")
+    assert column(path, ['"61,5"', '"60,5"']).levels == ("60,5", "61,5")
+    file = read(path, "a;x\n1;61,5\n1;60,5\n", kinds={"x": "category"})
+    assert file.columns["x"].levels == ("60,5", "61,5")
 
 
 @pytest.mark.parametrize("level", ["y" * 201, "a\x07b", "a\nb", "a\u202eb"])
@@ -508,7 +531,7 @@ def test_a_million_random_doubles_come_back_to_the_bit(path: Path) -> None:
 def test_text_comes_back_as_it_was_written(path: Path, rows: list[list[str]]) -> None:
     width = len(rows[0])
     file = read(path, write(rows, width), delimiter="comma", kinds={f"c{j}": "category" for j in range(width)})
-    kept = [[None if cell.lower() in csv_cells.MISSING else cell for cell in row] for row in rows]
+    kept = [[None if cell in csv_cells.MISSING else cell for cell in row] for row in rows]
     assert [texts(column) for column in file.columns.values()] == [list(cells) for cells in zip(*kept, strict=True)]
 
 

@@ -85,7 +85,8 @@ def test_each_file_of_a_folder_is_a_client_named_after_it_in_alphabetical_order(
 
 def test_what_is_no_csv_file_of_a_folder_is_no_client(folder):
     (folder / "README.txt").write_text("about these files")
-    (folder / ".hidden.csv").write_text("a,y\n1,no\n")
+    for name in (".hidden.csv", "~$bern.csv"):  # the latter is Excel's, of a file that is open
+        (folder / name).write_text("a,y\n1,no\n")
     (folder / "UPPER.CSV").write_bytes((folder / "oslo.csv").read_bytes())
     assert opened(folder).clients == ("UPPER", "aarhus", "bern", "oslo")
 
@@ -368,10 +369,28 @@ def test_a_task_that_predicts_a_number_gets_the_label_as_numbers(folder):
 
 
 def test_more_classes_than_a_label_has_are_refused(tmp_path):
-    rows = [{**row, "y": f"p{row['row']}"} for row in rows_of(0, 1001)]
+    rows = [{**row, "y": f"p{row['row'] % 1001}"} for row in rows_of(0, 5 * 1001)]
     path = write(tmp_path / "all.csv", rows)
     with pytest.raises(ValueError, match="label 'y' has 1001 classes: at most 1000 are possible: is it the right col"):
         opened(path)
+
+
+@pytest.mark.parametrize(("classes", "count", "fine"), [(21, 104, False), (21, 105, True), (20, 40, True)])
+def test_a_label_of_many_classes_with_few_rows_each_is_the_wrong_column(tmp_path, classes, count, fine):
+    path = write(tmp_path / "all.csv", [{**row, "y": f"p{row['row'] % classes}"} for row in rows_of(0, count)])
+    if fine:
+        assert len(opened(path).divide("00").train.columns.classes) == classes
+        return
+    said = r"all\.csv: label 'y' has 21 different values in 104 rows: is it the right column\? A label has few values"
+    with pytest.raises(ValueError, match=said):
+        opened(path)
+
+
+@pytest.mark.parametrize(("one", "other"), [("Yes", "yes"), ("STRASSE", "straße")])
+def test_a_class_that_a_file_writes_in_two_ways_is_refused(folder, one, other):
+    write(folder / "bern.csv", [*rows_of(0, y=one), *rows_of(40, y=other), *rows_of(80, y="no")])
+    with pytest.raises(ValueError, match=rf"bern\.csv: label 'y' writes both '{one}' and '{other}': write it alike"):
+        opened(folder).divide("bern")
 
 
 def test_a_row_without_label_is_refused_with_its_line_whatever_else_may_be_missing(folder):
@@ -491,7 +510,7 @@ def test_missing_cells_are_refused_with_line_and_column_or_kept_as_they_are(fold
     rows[3]["row"], rows[5]["row"], rows[1]["sex"] = "", "NA", "null"
     write(folder / "bern.csv", rows)
     said = (
-        r"bern\.csv, line 5: column 'row' has 2 missing cells: fill what is missing, or set missing=mean or missing=i"
+        r"bern\.csv, line 5: column 'row' has 2 missing cells: fill what is missing, or add missing=mean or missing=i"
     )
     with pytest.raises(ValueError, match=said):
         opened(folder).divide("bern")

@@ -136,7 +136,7 @@ def test_missing_cells_are_refused_by_name_in_train_and_test_rows_unless_the_run
     holes = table([{"a": 1.0, "b": None}, {"a": None, "b": None}], {"a": "number", "b": "number"})
     strict = design(Term("a", "number"), Term("b", "number"), missing="error")
     for pair in ((whole, holes), (holes, whole)):
-        with pytest.raises(ValueError, match="column 'b' has 2 missing cells: fill them, or set missing=mean"):
+        with pytest.raises(ValueError, match="column 'b' has 2 missing cells: fill them, or add missing=mean"):
             strict.prepare(*pair)
     assert strict.prepare(whole, whole)[0].x.tolist() == [[1.0, 2.0]] * 4
 

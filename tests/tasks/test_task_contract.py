@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from fl_app.contracts import TaskContract
+from fl_app.registry import arguments
 from tasks import DATA, PARTITIONS, TASKS
+from tasks.base import ObjectPath, Rows, Schema
 from tasks.data.base import PathText
 
 CONFIG = {
@@ -19,10 +21,32 @@ CONFIG = {
 }  # fmt: skip
 
 # What a task's contract needs beside its name: schema and rows, args, keys of a run (fl_app/contracts/tasks.py).
-SETTINGS: dict[str, dict[str, Any]] = {}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "linear": {
+        "schema": lambda self: Schema(("a", "b", "c"), "y", (), 150.0, 77.0),
+        "rows": lambda self: Rows(
+            np.random.default_rng(0).normal(size=(30, 3)), np.random.default_rng(1).normal(size=30)
+        ),
+        "keys": {"data": "synthetic", "data-args": "features=3 examples=30", "batch-size": 8},
+    },
+    "torch": {"args": "model=torch_models:small_net"},
+    "cnn": {
+        "schema": lambda self: Schema(tuple(f"pixel{i}" for i in range(16)), "y", ("no", "yes", "maybe")),
+        "rows": lambda self: Rows(np.random.default_rng(0).normal(size=(30, 16)), np.arange(30) % 3),
+        "args": "channels=2,3 hidden=5",
+        "keys": {"data": "synthetic", "data-args": "features=16 classes=3 examples=30", "batch-size": 8},
+    },
+}
 
 for name in TASKS:
     globals()[f"Test_{name}"] = type(f"Test_{name}", (TaskContract,), {"target": name, **SETTINGS.get(name, {})})
+
+for name, args in {
+    "frozen": "model=torch_models:small_net freeze=0",
+    "personal": "model=torch_models:small_net personal=3 freeze=0.bias",
+    "local_normalisation": "model=torch_models:small_net batch-norm=local",
+}.items():
+    globals()[f"Test_torch_{name}"] = type(f"Test_torch_{name}", (TaskContract,), {"target": "torch", "args": args})
 
 
 def load(path):
@@ -44,15 +68,11 @@ class TestMiniBatches(TaskContract):
 @pytest.mark.parametrize("path", [*TASKS.values(), *DATA.values(), *PARTITIONS.values()])
 def test_every_registered_class_is_built_by_keyword_and_documents_each_argument(path):
     cls = load(path)
-    parameters = list(inspect.signature(cls).parameters.values())
-    own = parameters[1:] if path in TASKS.values() else parameters
-    plain = (int, float, str, bool, PathText)
-    assert all(p.kind is p.KEYWORD_ONLY for p in own)
-    assert all(p.annotation in plain or get_origin(p.annotation) is Literal for p in own)
-    text = inspect.getdoc(cls)
-    assert text.splitlines()[0].endswith(".")
-    section = text.partition("Args:\n")[2].splitlines()
-    assert [line.split(":")[0].strip() for line in section if ":" in line] == [p.name for p in own]
+    plain = (int, float, str, bool, PathText, ObjectPath)
+    given = arguments(cls)
+    assert all(a.hint in plain or get_origin(a.hint) is Literal for a in given)
+    assert all(a.doc for a in given)
+    assert inspect.getdoc(cls).splitlines()[0].endswith(".")
 
 
 def test_the_registries_import_nothing():

@@ -1,0 +1,150 @@
+"""The local training of a PyTorch module: mini-batches cut from tensors that stay where the model is.
+
+There is no DataLoader: for rows in memory its processes and collation cost more than the training of a small model.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from itertools import islice
+from types import MappingProxyType
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tasks.fit_config import FitConfig
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Batches:
+    """Rows on the device of the model, dealt in a fresh order every epoch."""
+
+    x: Tensor
+    y: Tensor
+    size: int
+    generator: torch.Generator
+
+    @classmethod
+    def of(cls, x: Tensor, y: Tensor, config: FitConfig) -> "Batches":
+        """As the config says: its batch size, its seed; solver gd takes all rows at once."""
+        size = len(x) if config.solver == "gd" else min(config.batch_size or len(x), len(x))
+        return cls(x, y, size, torch.Generator().manual_seed(config.seed))
+
+    @property
+    def per_epoch(self) -> int:
+        """Batches in an epoch; the last one may be shorter."""
+        return math.ceil(len(self.x) / self.size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Without end. The rows are put in order once an epoch; a batch is then a slice and copies nothing."""
+        while True:
+            x, y = self.x, self.y
+            if self.size < len(x):
+                order = torch.randperm(len(x), generator=self.generator).to(x.device)
+                x, y = x[order], y[order]
+            for start in range(0, len(x), self.size):
+                yield x[start : start + self.size], y[start : start + self.size]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a task trains, beside what the run says. gradient_clip: a norm, 0 for none."""
+
+    momentum: float = 0.0
+    nesterov: bool = False
+    gradient_clip: float = 0.0
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum={self.momentum}: expected at least 0 and below 1")
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov=true without momentum: set momentum, such as 0.9")
+        if not 0 <= self.gradient_clip < math.inf:
+            raise ValueError(f"gradient-clip={self.gradient_clip}: expected a norm of 0 (none) or more")
+
+
+class Diverged(ArithmeticError):
+    """Parameters that are no numbers any more."""
+
+
+def train(
+    module: nn.Module,
+    batches: Batches,
+    config: FitConfig,
+    options: Options,
+    loss: Loss,
+    correction: Mapping[str, Tensor] = MappingProxyType({}),
+) -> int:
+    """Train the module in place, on rows that lie on its device; the number of steps.
+
+    The objective of a batch is its mean loss + l2/2 ||w||^2 + l1 ||w||_1 + proximal_mu/2 ||w - w_0||^2 over the
+    trainable parameters, biases included; AdamW decays weights by l2 instead. `correction`, by the parameters' names,
+    is added to the gradient of every step. Raises Diverged, naming the learning rate, where parameters are not finite.
+    """
+    module.train()
+    named = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
+    trained = [parameter for _, parameter in named]
+    received = [parameter.detach().clone() for parameter in trained] if config.proximal_mu else []
+    added = [(parameter, correction[name]) for name, parameter in named if name in correction]
+    optimizer = _optimizer(trained, config, options)
+    torch.manual_seed(config.seed)  # dropout
+    steps = config.iterations(batches.per_epoch)
+    for inputs, targets in islice(batches, steps):
+        optimizer.zero_grad(set_to_none=True)
+        with precision(options, inputs.device):
+            objective = loss(module(inputs), targets)
+        if config.l1:
+            objective = objective + config.l1 * sum(parameter.abs().sum() for parameter in trained)
+        objective.backward()  # type: ignore[no-untyped-call]
+        for parameter, start in zip(trained, received, strict=False):
+            if parameter.grad is not None:
+                parameter.grad.add_(parameter.detach() - start, alpha=config.proximal_mu)
+        for parameter, h in added:
+            if parameter.grad is not None:
+                parameter.grad.add_(h)
+        if options.gradient_clip:
+            nn.utils.clip_grad_norm_(trained, options.gradient_clip)
+        optimizer.step()
+    if not all(bool(torch.isfinite(parameter).all()) for parameter in trained):
+        raise diverged(config)
+    return steps
+
+
+def diverged(config: FitConfig) -> Diverged:
+    """What to raise where training left the real numbers."""
+    return Diverged(f"training left the real numbers with learning-rate={config.learning_rate:g}: lower it")
+
+
+def _optimizer(trained: list[nn.Parameter], config: FitConfig, options: Options) -> torch.optim.Optimizer:
+    rate, l2 = config.learning_rate, config.l2
+    if config.solver == "adam":
+        return torch.optim.Adam(trained, lr=rate, weight_decay=l2, foreach=True)
+    if config.solver == "adamw":
+        return torch.optim.AdamW(trained, lr=rate, weight_decay=l2, foreach=True)
+    return torch.optim.SGD(
+        trained, lr=rate, momentum=options.momentum, weight_decay=l2, nesterov=options.nesterov, foreach=True
+    )
+
+
+def precision(options: Options, device: torch.device) -> AbstractContextManager[object]:
+    """Autocast where asked for: the parameters stay as they are, products are computed in bfloat16."""
+    return torch.autocast(device.type, dtype=torch.bfloat16) if options.precision == "bfloat16" else nullcontext()
+
+
+def _cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Of logits (n, K) and class indices (n,)."""
+    return functional.cross_entropy(outputs.float(), targets)
+
+
+def _half_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Of numbers (n, 1) or (n,)."""
+    return functional.mse_loss(outputs.float().reshape(len(targets)), targets) / 2
+
+
+LOSSES: Mapping[str, Loss] = MappingProxyType({"cross_entropy": _cross_entropy, "squared_error": _half_squared_error})
