@@ -669,7 +669,8 @@ class GapsInTestsOfClients(GapsInTests):
 
 
 BAD_TESTS = {
-    "GapsInTests": "column 'mean smoothness' has missing cells: fill them, or add missing=mean",
+    "GapsInTests": "column 'mean smoothness' has missing cells: fill them, or add missing=mean or missing=indicator "
+    "to data-args",
     "HugeInTests": "column 'mean smoothness' has a value beyond 1e+30: correct it, or leave the cell empty",
 }
 
