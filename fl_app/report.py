@@ -49,10 +49,12 @@ def comparison(summary: Mapping[str, Any]) -> list[str]:
     said = []
     if baselines.get("local_mean"):
         alone = {name: baselines[f"local_{name}"][main] for name in ("mean", "worst", "best")}
+        gains = {name: _change(main, value, metrics[main]) for name, value in alone.items()}
         said.append(
             f"a client alone reaches {main} {short_number(alone['mean'])} on the same rows "
             f"({short_number(alone['worst'])} to {short_number(alone['best'])}): "
-            f"federating gained {_change(main, alone['mean'], metrics[main])} on average"
+            f"federating gained {gains['mean']}{' points' if main in SHARES else ''} on average, "
+            f"{gains['best']} to {gains['worst']}"
         )
     if baselines.get("majority") is not None and main == "accuracy":
         said.append(f"saying the most frequent class of everybody would reach {short_number(baselines['majority'])}")
@@ -63,6 +65,6 @@ def comparison(summary: Mapping[str, Any]) -> list[str]:
 
 
 def _change(metric: str, before: float, after: float) -> str:
-    """From one value to another, up being better; shares in percentage points."""
+    """From one value to another, up being better; of shares in percentage points."""
     gain = before - after if metric in LOWER_IS_BETTER else after - before
-    return f"{100 * gain:+.1f} points" if metric in SHARES else f"{'+' if gain >= 0 else '-'}{short_number(abs(gain))}"
+    return f"{100 * gain:+.1f}" if metric in SHARES else f"{'+' if gain >= 0 else '-'}{short_number(abs(gain))}"
