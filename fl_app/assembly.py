@@ -57,7 +57,7 @@ def open_data(config: RunConfig, own: OwnFile | None = None) -> DataSource:
         partition=registry.build("partition", config.partition, config.partition_args),
         test_fraction=config.test_fraction,
         seed=config.seed,
-        target=cast(type[Task], registry.resolve("task", config.task)).target,
+        target=cast(type[Task], registry.resolve("task", config.task)).wants(registry.given("task", config.task_args)),
     )
     dataset = build_dataset(config)
     if own is not None:

@@ -50,7 +50,8 @@ class RunConfig(BaseModel):
         0, description="passes of each client over its rows from the final model, to measure what that gains"
     )
     lr_schedule: Text = Field(
-        "constant", description='over rounds: constant, "step every=10 factor=0.5", "cosine floor=0" or inv-sqrt'
+        "constant",
+        description='over rounds: constant, "step every=10 factor=0.5", "cosine floor=0 warmup=3", inv-sqrt',
     )
     l1: Penalty = Field(0.0, description="weight of the L1 penalty")
     l2: Penalty = Field(0.01, description="weight of the L2 penalty; separable data have no optimum without one")

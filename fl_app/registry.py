@@ -190,10 +190,15 @@ def build(kind: str, name: str, text: str, *positional: Any) -> Any:
         raise Refused(f"{name} refuses its arguments", f"{key}={text!r}", str(error)) from error
 
 
+def given(kind: str, text: str) -> dict[str, str]:
+    """The arguments of an argument string, as texts. Raises Refused where it cannot be taken apart."""
+    return _split(text, f"{kind}-args")
+
+
 def with_absolute_paths(kind: str, name: str, text: str, folder: Path) -> str:
     """The argument string, in which file names are taken from `folder`: every process of a run then means the same."""
     paths = {argument.name for argument in arguments(resolve(kind, name)) if argument.hint is PathText}
-    pairs = _split(text, f"{kind}-args")
+    pairs = given(kind, text)
     if not paths & set(pairs):
         return text
     for key in paths & set(pairs):

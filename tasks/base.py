@@ -145,6 +145,11 @@ class Task(ABC):
     def __init__(self, schema: Schema) -> None:
         self.schema = schema
 
+    @classmethod
+    def wants(cls, arguments: Mapping[str, str]) -> Target:
+        """What the label is to be, where data can be read either way: by the run's task-args, before it is built."""
+        return cls.target
+
     @abstractmethod
     def initial_arrays(self, seed: int) -> Arrays:
         """The parameters that training starts from: a pure function of the task and `seed`."""

@@ -54,14 +54,19 @@ def _step(round: int, rounds: int, *, every: int = 10, factor: float = 0.5) -> f
     return float(factor ** ((round - 1) // every))
 
 
-def _cosine(round: int, rounds: int, *, floor: float = 0.0) -> float:
-    """From 1 in round 1 along a half cosine towards `floor`, which round `rounds` + 1 would have.
+def _cosine(round: int, rounds: int, *, floor: float = 0.0, warmup: int = 0) -> float:
+    """Up in equal steps to 1 in round `warmup`, then from 1 along a half cosine towards `floor`, which round
+    `rounds` + 1 would have.
 
     Loshchilov & Hutter 2017, arXiv:1608.03983, without restarts; `floor` is a share of the base rate.
     """
     if not 0 <= floor <= 1:
         raise ValueError(f"lr-schedule cosine needs 0 <= floor <= 1, a share of the learning rate, got floor={floor}")
-    return floor + (1 - floor) * (1 + math.cos(math.pi * (round - 1) / rounds)) / 2
+    if not 0 <= warmup < rounds:
+        raise ValueError(f"lr-schedule cosine needs 0 <= warmup < rounds = {rounds}, got warmup={warmup}")
+    if round <= warmup:
+        return round / warmup
+    return floor + (1 - floor) * (1 + math.cos(math.pi * (round - 1 - warmup) / (rounds - warmup))) / 2
 
 
 def _inv_sqrt(round: int, rounds: int) -> float:

@@ -4,7 +4,7 @@ import re
 import threading
 from abc import abstractmethod
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,7 +15,7 @@ from flwr.client import NumPyClient
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tasks.base import Arrays, Config, Fit, Rows, Scalar, Schema, Shard
+from tasks.base import Arrays, Config, Fit, Rows, Scalar, Schema, Shard, Target
 from tasks.fit_config import GRADIENT_SOLVERS, FitConfig
 from tasks.measured_task import MeasuredTask
 from tasks.measures import measures_for
@@ -42,6 +42,7 @@ class TorchTask(MeasuredTask):
         nesterov: whether that momentum is Nesterov's
         gradient_clip: the largest norm of a step's gradient; 0 = any
         precision: float32, or bfloat16 for the products (parameters stay float32)
+        predicts: what the label of a file is read as: class or number
         freeze: names of tensors or layers that are not trained, with wildcards, separated by commas
         personal: names of tensors or layers that stay at each client, in the same way
         together: how many clients of a node are trained at once, by torch.func.vmap, of models without dropout or batch
@@ -59,6 +60,7 @@ class TorchTask(MeasuredTask):
         nesterov: bool = False,
         gradient_clip: float = 0.0,
         precision: Literal["float32", "bfloat16"] = "float32",
+        predicts: Literal["class", "number"] = "class",
         freeze: str = "",
         personal: str = "",
         batch_norm: Literal["average", "local"] = "average",
@@ -66,6 +68,8 @@ class TorchTask(MeasuredTask):
     ) -> None:
         """Raises ValueError for options out of range and a pattern that matches nothing."""
         super().__init__(schema, measures_for(schema))
+        if predicts == "number" and schema.classes:
+            raise ValueError(f"predicts=number: the label {schema.label!r} has classes: leave it out")
         self.options = Options(momentum, nesterov, gradient_clip, precision)
         self.loss: Loss = LOSSES[self.measures.loss]
         self._local = threading.local()
@@ -83,6 +87,11 @@ class TorchTask(MeasuredTask):
         self._check_outputs(module)
         self.together = together
         self._check_together(module)
+
+    @classmethod
+    def wants(cls, arguments: Mapping[str, str]) -> Target:
+        """As `predicts` says."""
+        return "number" if arguments.get("predicts") == "number" else "class"
 
     @abstractmethod
     def build(self) -> nn.Module:

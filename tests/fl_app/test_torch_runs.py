@@ -100,3 +100,20 @@ def test_a_start_that_does_not_fit_is_named(tmp_path):
     assert again["status"] == "completed"
     with pytest.raises(Refused, match=r"0.bias of shape \(8,\).*expected shape \(9,\)|0.weight of shape \(8, 64\)"):
         run(tmp_path / "other", task="mlp", task_args="hidden=9", init=init, baselines=False, **DIGITS)
+
+
+def test_a_network_predicts_a_number_of_a_csv_file(tmp_path):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 2))
+    lines = [f"{a:.4f},{b:.4f},{50 + 10 * (a - 2 * b):.3f}" for a, b in x]
+    (tmp_path / "all.csv").write_text("\n".join(["a,b,weight", *lines]))
+    keys = {"data": "csv", "data_args": f"path='{tmp_path / 'all.csv'}' label=weight", "baselines": False, "l2": 0.0}
+    summary, folder = run(
+        tmp_path / "out", task="mlp", task_args="hidden=8 predicts=number", rounds=10, num_clients=4, **keys
+    )
+    assert summary["metrics"]["r2"] > 0.9
+    model = Model.load(folder.about_model)
+    (first, *_) = model.predict(tmp_path / "all.csv")
+    assert abs(first[0] - (50 + 10 * (x[0, 0] - 2 * x[0, 1]))) < 10
+    with pytest.raises(Refused, match="the label 'digit' has classes: leave it out"):
+        run(tmp_path / "wrong", task="mlp", task_args="predicts=number", baselines=False, **DIGITS)

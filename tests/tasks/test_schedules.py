@@ -1,6 +1,7 @@
 """Learning rates by round."""
 
 import math
+from itertools import pairwise
 
 import pytest
 
@@ -35,6 +36,13 @@ def test_inv_sqrt():
     assert rates("inv-sqrt") == pytest.approx([0.4 / math.sqrt(round) for round in range(1, 21)])
 
 
+def test_cosine_warms_up_in_equal_steps_and_then_falls_as_without():
+    warm, plain = rates("cosine warmup=4"), rates("cosine")
+    assert warm[:4] == pytest.approx([0.25 * warm[3], 0.5 * warm[3], 0.75 * warm[3], warm[3]])
+    assert warm[3] == warm[4] == plain[0]
+    assert all(a > b for a, b in pairwise(warm[4:]))
+
+
 @pytest.mark.parametrize(
     ("schedule", "message"),
     [
@@ -49,6 +57,7 @@ def test_inv_sqrt():
         ("step every=0", "needs every >= 1"),
         ("step factor=1.5", "0 < factor <= 1"),
         ("cosine floor=nan", "0 <= floor <= 1"),
+        ("cosine warmup=999", "0 <= warmup < rounds"),
     ],
 )
 def test_a_wrong_schedule_is_refused_with_what_to_do(schedule, message):
