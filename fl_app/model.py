@@ -45,14 +45,14 @@ class Model:
             tensors = load_file(path.with_name("model.safetensors"))
             arrays = tuple(tensors[entry["name"]] for entry in about["arrays"])
             frozen = {entry["name"]: tensors[entry["name"]] for entry in about.get("frozen", {}).get("arrays", ())}
-            name, args = str(about["task"]), str(about["task_args"])
+            name, args, rounds = str(about["task"]), str(about["task_args"]), int(about["rounds"])
         except OSError as error:
             remedy = f"name the model.json of a run ({error.strerror or error})"
             raise Refused("cannot read the model", str(path), remedy) from error
         except (SafetensorError, ValueError, KeyError, TypeError) as error:
             raise Refused("no model of this version", str(path), f"name the model.json of a run ({error})") from error
         task: Task = registry.build("task", name, args, design.schema)
-        if not about.get("rounds"):
+        if not rounds:
             raise Refused("the run ended before its first round", str(path), "there is no trained model: run again")
         expected = [array.shape for array in task.initial_arrays(0)]
         if [array.shape for array in arrays] != expected:
