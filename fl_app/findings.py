@@ -154,8 +154,8 @@ def _trained(task: Task, config: RunConfig, rows: Rows) -> Arrays | None:
     )
     try:
         return task.train_alone(rows, configs)
-    except (RuntimeError, np.linalg.LinAlgError) as error:
-        log(WARNING, "no baseline on %d rows: %s", len(rows), error)
+    except Exception as error:  # a task may raise anything, and the run is over: it has its model
+        log(WARNING, "no baseline on %d rows: %s: %s", len(rows), type(error).__name__, error)
         return None
 
 

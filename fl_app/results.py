@@ -18,8 +18,7 @@ from fl_app.errors import Refused, one_line
 from fl_app.findings import Findings
 from fl_app.page import page
 from fl_app.run_folder import RunFolder, write_atomically
-from fl_app.tensors import params_sha256 as params_sha256
-from fl_app.tensors import tensor_bytes
+from fl_app.tensors import params_sha256, tensor_bytes
 from strategies.history import Metrics, RoundReport, finite
 
 NOTHING_FOUND = Findings()
@@ -51,8 +50,7 @@ def finish(folder: RunFolder, config: RunConfig, ending: Ending, findings: Findi
         folder.write_json(folder.about_model, {**_about_model(checkpoint, findings), **_about_held(checkpoint, frozen)})
     if findings.sites is not None:
         folder.write_json(folder.sites, finite(findings.sites))
-    summary = _summary(folder, config, ending, checkpoint, history)
-    summary["baselines"] = finite(findings.baselines)
+    summary = _summary(folder, config, ending, checkpoint, history, findings)
     write_summary(folder, summary)
     return summary
 
@@ -108,7 +106,12 @@ def _entries(arrays: Mapping[str, NDArray[Any]]) -> list[dict[str, Any]]:
 
 
 def _summary(
-    folder: RunFolder, config: RunConfig, ending: Ending, checkpoint: Checkpoint | None, history: list[RoundReport]
+    folder: RunFolder,
+    config: RunConfig,
+    ending: Ending,
+    checkpoint: Checkpoint | None,
+    history: list[RoundReport],
+    findings: Findings,
 ) -> dict[str, Any]:
     rounds_s = sum(report.seconds.get("total", 0.0) for report in history)
     startup_s = checkpoint.startup_s if checkpoint else 0.0
@@ -123,7 +126,7 @@ def _summary(
         "dropped": sum(len(report.dropped) for report in history),
         "metrics_on": checkpoint.metrics_on if checkpoint else None,
         "metrics": _last_metrics(history),
-        "baselines": None,
+        "baselines": finite(findings.baselines),
         "bytes_up": sum(report.bytes_up for report in history),
         "bytes_down": sum(report.bytes_down for report in history),
         "payload_up": sum(report.payload_up for report in history),

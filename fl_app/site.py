@@ -136,9 +136,9 @@ def own_file(node_config: Mapping[str, Any]) -> OwnFile | None:
     if missing:
         remedy = 'expected --node-config \'client="NAME" data="FILE.csv" label="COLUMN"\''
         raise Refused("the node says too little of its data", f"no {missing[0]} in its node config", remedy)
-    path = Path(str(node_config["data"])).expanduser()
-    test = str(node_config.get("test-data", ""))
-    return OwnFile(str(node_config["client"]), str(path), str(node_config["label"]), test)
+    path, test = (str(node_config.get(key, "")) for key in ("data", "test-data"))
+    tests = str(Path(test).expanduser()) if test else ""
+    return OwnFile(str(node_config["client"]), str(Path(path).expanduser()), str(node_config["label"]), tests)
 
 
 def hosted_clients(config: RunConfig, node_config: Mapping[str, Any]) -> tuple[str, ...]:
@@ -157,8 +157,9 @@ def hosted_clients(config: RunConfig, node_config: Mapping[str, Any]) -> tuple[s
 
 
 def _simulated() -> bool:
-    """Whether this process simulates nodes: for `fl-app run` on this machine, or below Flower's Ray engine."""
-    return CALLER in os.environ or "ray" in sys.modules
+    """Whether this process simulates nodes: for `fl-app run` on this machine, or as a worker of Flower's Ray engine."""
+    ray = sys.modules.get("ray")
+    return CALLER in os.environ or (ray is not None and ray.is_initialized())
 
 
 def _state_folder(config: RunConfig, node_config: Mapping[str, Any]) -> Path:

@@ -228,7 +228,7 @@ class Task(ABC):
         """The model trained on rows held in one place: what a federated result is compared with.
 
         `configs` are the fit configs of the run, round by round. Here: as the only client of a federation, with its
-        personal arrays behind the others. Raises RuntimeError where there is no such model.
+        personal arrays behind the others. Raises whatever fit raises; a run then has no such baseline.
         """
         arrays = self.initial_arrays(0)
         client = self.make_client(Shard("alone", rows, rows))

@@ -261,7 +261,7 @@ class TorchClient(NumPyClient):
         """Train from the received parameters on the training rows; the new parameters and the number of these rows.
 
         Returns also, with `metrics`, the sums of the received model on the test rows. Raises ValueError without
-        training rows and for a config or parameters that do not fit, RuntimeError where training diverges.
+        training rows and for a config or parameters that do not fit, ArithmeticError where training diverges.
         """
         asked, rows, task = FitConfig.read(config), self.shard.train, self.task
         if not len(rows):

@@ -99,9 +99,8 @@ def _table(rows: Sequence[Mapping[str, Any]], computed: bool, odds: str) -> list
     intervals = [_interval(row, computed) for row in rows]
     width = WIDTH - 2 - sum(WIDTHS.values()) - 2 - max(map(len, [INTERVAL, *intervals]))
     titles = zip(("coefficient", "std. error", odds), WIDTHS.values(), strict=True)
-    lines = [
-        f"  {'':{width}}" + "".join(f"{title:>{w}}" for title, w in titles) + (f"  {INTERVAL}" if computed else "")
-    ]
+    interval = INTERVAL if any(row["low"] is not None for row in rows) else ""
+    lines = [f"  {'':{width}}{''.join(f'{title:>{w}}' for title, w in titles)}  {interval}".rstrip()]
     for row, interval in zip(rows, intervals, strict=True):
         numbers = "".join(f"{_number(row[key]):>{w}}" for key, w in WIDTHS.items())
         lines.append(f"  {_shortened(row['feature'], width):{width}}{numbers}  {interval}".rstrip())

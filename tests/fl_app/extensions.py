@@ -238,6 +238,13 @@ EVALUATION_FAULTS = {
 }
 
 
+class NoBaselineTask(LogisticTask):
+    """Logistic regression that cannot be trained on pooled rows, nor by one client alone."""
+
+    def train_alone(self, rows, configs):
+        raise ValueError("Expected more than 1 value per channel when training")
+
+
 class WritingTask(LogisticTask):
     """Clients that write into the arrays they receive, as many NumPyClients do; that must hurt nobody else."""
 

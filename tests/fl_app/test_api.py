@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 
 import fl_app as package
 from fl_app.errors import Refused
-from fl_app.results import params_sha256
+from fl_app.tensors import params_sha256
 
 PROJECT = Path(__file__).parents[2]
 SMALL: dict[str, Any] = {

@@ -185,3 +185,11 @@ def test_clients_may_write_into_what_they_receive(tmp_path):
     polite, _ = run(tmp_path / "polite")
     rude, _ = run(tmp_path / "rude", task="extensions:WritingTask")
     assert rude["params_sha256"] == polite["params_sha256"]
+
+
+def test_a_baseline_that_cannot_be_trained_costs_the_run_nothing(tmp_path):
+    summary, folder = run(tmp_path, task="extensions:NoBaselineTask")
+    assert summary["status"] == "completed"
+    assert (summary["baselines"]["pooled"], summary["baselines"]["local_mean"]) == (None, None)
+    sites = folder.read_json(folder.sites)["sites"]
+    assert all(site["alone"] is None and site["federated"] for site in sites)

@@ -18,8 +18,9 @@ from safetensors.numpy import load_file
 from fl_app import __version__
 from fl_app.checkpoint import Checkpoint
 from fl_app.config import RunConfig
-from fl_app.results import Ending, finish, params_sha256
+from fl_app.results import Ending, finish
 from fl_app.run_folder import RunFolder
+from fl_app.tensors import params_sha256
 from tasks.data.design import Design
 
 Make = Callable[..., Any]

@@ -341,3 +341,14 @@ def test_the_json_of_a_run_at_sites_has_no_infinities(sites: Any, tmp_path: Path
     run(tmp_path / "out", sites, test_fraction=0.0)
     for name in ("summary.json", "sites.json", "model.json"):
         json.loads((tmp_path / "out" / name).read_text(), parse_constant=pytest.fail)
+
+
+def test_a_deployed_node_that_has_imported_ray_is_no_simulation(
+    tmp_path: Path, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray  # noqa: F401
+
+    monkeypatch.delenv(CALLER, raising=False)
+    with pytest.raises(TooFewClients):
+        answered([PARTITION], data_args=f"path={tmp_path / 'secret.csv'} label=outcome")
+    assert "the run names files to read at this site" in log()
