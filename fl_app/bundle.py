@@ -8,7 +8,7 @@ so that ``fl-app run`` works from anywhere and nothing of the caller's folder ge
 import shutil
 from pathlib import Path
 
-PACKAGES = ("fl_app", "strategies", "tasks")
+PACKAGES = ("fl_app", "privacy", "strategies", "tasks")
 BUNDLED_FILES = ("pyproject.toml", "README.md", "LICENSE")
 
 _FL_APP = Path(__file__).resolve().parent
@@ -31,7 +31,7 @@ def project_file(name: str) -> Path:
 def write_app_tree(destination: Path) -> None:
     """Assemble the Flower app in ``destination``, which is created and must not exist yet.
 
-    It then holds the Python sources of the three packages, ``pyproject.toml``, ``README.md`` and ``LICENSE``, and
+    It then holds the Python sources of the packages, ``pyproject.toml``, ``README.md`` and ``LICENSE``, and
     nothing else. Raises FileExistsError when it exists, FileNotFoundError when the installation is incomplete.
     """
     destination.mkdir(parents=True)

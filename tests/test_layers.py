@@ -42,7 +42,7 @@ def test_tasks_know_flowers_numpy_client_and_nothing_else_of_it():
     assert names == {"flwr.client.NumPyClient"}
 
 
-@pytest.mark.parametrize("package", ["fl_app", "strategies", "tasks"])
+@pytest.mark.parametrize("package", ["fl_app", "privacy", "strategies", "tasks"])
 def test_the_product_does_not_know_its_tests(package):
     """But for the contract suites, which authors of extensions run with pytest."""
     files = set((PROJECT / package).rglob("*.py")) - set((PROJECT / "fl_app/contracts").rglob("*.py"))

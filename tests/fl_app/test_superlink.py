@@ -266,7 +266,7 @@ class Run:
 
 
 def write_stand_in(project: Path) -> Path:
-    for package in ("fl_app", "strategies", "tasks"):
+    for package in ("fl_app", "privacy", "strategies", "tasks"):
         (project / package).mkdir(parents=True)
         (project / package / "__init__.py").touch()
     for name in ("bundle", "caller", "errors", "flower_engine", "kept_process", "profiles", "superlink"):
