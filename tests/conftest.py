@@ -1,7 +1,18 @@
-"""One BLAS thread for every test, as for every process of a run: more make small products slower."""
+"""One BLAS thread for every test, as for every process of a run: more make small products slower.
+
+absl, which dp-accounting brings, keeps the stderr that it is first imported with and may close it at a later time.
+Under pytest that is the file of captured output; import-linter (tests/test_layers.py) reconfigures logging, which has
+absl close it, and pytest ends in the middle. So absl is imported here, with the stderr of the process.
+"""
+
+import sys
+from contextlib import redirect_stderr
 
 import pytest
 from threadpoolctl import threadpool_limits
+
+with redirect_stderr(sys.__stderr__):
+    import absl.logging  # noqa: F401
 
 
 @pytest.fixture(scope="session", autouse=True)
