@@ -15,6 +15,7 @@ from fl_app import __version__
 from fl_app.commands import words
 from fl_app.commands.check import check
 from fl_app.commands.compare import compare
+from fl_app.commands.export import export
 from fl_app.commands.model import predict, show
 from fl_app.config import KEYS, RunConfig
 from fl_app.console import WIDTH, Progress
@@ -110,7 +111,7 @@ def list_(
         print(_wrapped(f"  {key}: {field.description}" + (f" (default {default})" if default else ""), indent=4))
 
 
-for command in (compare, predict, show, check):
+for command in (compare, predict, show, export, check):
     cli.command()(command)
 
 

@@ -10,6 +10,12 @@ What strategies may ask of fit beside training, by a key of its config; a task n
     goes along gradient + h. fit returns the new params and then, as many arrays again, the mean over its steps of the
     gradients without h. After K steps of rate r from x to y that is (x - y) / (K r) - h. A parameter that is not
     trained by gradients has zeros there. `FitConfig.split` takes the two apart. evaluate receives the params alone.
+`record-clip-norm`, `record-noise-multiplier`, `record-rate` (float, all or none), `record-rows` (int): every row is
+    protected (tasks/dp_sgd.py). A step takes each training row independently with probability record-rate; the gradient
+    of the loss of each, over all that is trained, is clipped to the norm; to their sum comes Gaussian noise of standard
+    deviation multiplier * norm in every coordinate; record-rate * record-rows divides it (without the key or at 0, the
+    client's own number of rows, which then is public), and the gradients of penalties are added. Sampling and noise
+    come from the operating system. Steps: local-steps, or local-epochs * ceil(1 / record-rate). batch-size is not used.
 
 A model may have arrays that do not travel, which a task then *holds* (`Task.holding`), the same in every process:
 
@@ -32,6 +38,8 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from flwr.client import NumPyClient
+
+    from tasks.graph import Graph
 
 Arrays = tuple[NDArray[Any], ...]
 Scalar = bool | bytes | float | int | str
@@ -130,10 +138,12 @@ class Task(ABC):
     """Names of the arrays that are neither trained nor sent."""
     personal_names: tuple[str, ...] = ()
     """Names of the arrays that stay at each client."""
+    statistics_names: tuple[str, ...] = ()
+    """Names of the params that are statistics of rows and not trained."""
     held: Arrays = ()
     """The arrays of `held_names`."""
     fit_options: tuple[str, ...] = ()
-    """Which of `proximal-mu` and `correction` its clients heed."""
+    """Which of these keys of a fit config its clients heed: `proximal-mu`, `correction`, the `record-` ones."""
     metric_names: tuple[str, ...]
     """Names of the sums that `measure`, and with it fit and evaluate of the clients, return."""
 
@@ -242,6 +252,15 @@ class Task(ABC):
         Raises NotImplementedError for a task that cannot say.
         """
         raise NotImplementedError(f"{type(self).__name__} does not predict")
+
+    def add_to_graph(self, arrays: Arrays, graph: "Graph", rows: str) -> str:
+        """Write the model as ONNX operators (tasks/graph.py), for the tensor `rows` (n, d), float64, that predict gets.
+
+        The name of the tensor that holds logits (n, K), whose softmax are the probabilities that `predict` gives; or
+        numbers, (n,) or (n, 1), which times the schema's scale and plus its shift are what `predict` gives. Raises
+        NotImplementedError for a task that cannot.
+        """
+        raise NotImplementedError(f"{type(self).__name__} defines no add_to_graph")
 
     def calibration(self, arrays: Arrays, rows: Rows) -> tuple[float, float] | None:
         """What the model predicts on average, and what is: equal for a calibrated model. None where it has no meaning.

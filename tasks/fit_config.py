@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeVar, get_args
 from numpy.typing import NDArray
 
 from tasks.base import Arrays, Config
+from tasks.dp_sgd import RecordPrivacy
 from tasks.suggest import unknown
 
 Solver = Literal["sgd", "gd", "lbfgs", "newton", "adam", "adamw"]
@@ -31,6 +32,7 @@ class FitConfig:
 
     `proximal_mu` adds mu/2 ||w - w_0||^2 to the objective, over all parameters and from the received ones (FedProx).
     `correction`: to the gradient of every step is added what came with the params; see `split` and tasks/base.py.
+    `record`: every step protects each row (tasks/dp_sgd.py); the batch size is then not used.
     """
 
     solver: Solver
@@ -47,6 +49,7 @@ class FitConfig:
     correction: bool = False
     device: str = "auto"
     threads: int = 1
+    record: RecordPrivacy | None = None
 
     def __post_init__(self) -> None:
         if self.local_steps == 0 and self.local_epochs < 1:
@@ -55,6 +58,8 @@ class FitConfig:
             raise ValueError(f"l1 is {self.l1}, but |w| has no curvature at 0: set l1=0, or use another strategy")
         if self.l1 and self.work == "train" and self.solver in SMOOTH_SOLVERS:
             raise ValueError(f"l1 is {self.l1}, which solver {self.solver!r} cannot do: set l1=0, or solver=gd or sgd")
+        if self.record is not None:
+            self._check_record()
         if self.correction and self.solver not in GRADIENT_SOLVERS:
             raise ValueError(f"solver {self.solver!r} takes steps that cannot be corrected: set solver=sgd or gd")
         if self.correction and not self.learning_rate:
@@ -64,6 +69,15 @@ class FitConfig:
                 f"proximal-mu {self.proximal_mu:g} times learning-rate {self.learning_rate:g} is 2 or more, at which"
                 " gradient steps move away from the received params: lower one of them"
             )
+
+    def _check_record(self) -> None:
+        """Refuse what would release more of the rows than the steps of DP-SGD do."""
+        if self.work != "train":
+            raise ValueError(f"work {self.work!r} has no record-level privacy: use a strategy that trains")
+        if self.solver in SMOOTH_SOLVERS:
+            raise ValueError(f"solver {self.solver!r} has no record-level privacy: set solver=sgd")
+        if self.correction:
+            raise ValueError("a strategy that corrects gradients has no record-level privacy: use another one")
 
     @classmethod
     def read(cls, config: Config) -> "FitConfig":
@@ -88,6 +102,7 @@ class FitConfig:
             correction=bool(config.get("correction", False)),
             device=str(config.get("device", "auto")),
             threads=_count(optional, "threads"),
+            record=RecordPrivacy.read(config),
         )
 
     def split(self, parameters: Sequence[NDArray[Any]]) -> tuple[Arrays, Arrays]:

@@ -8,10 +8,14 @@ import numpy as np
 from flwr.client import NumPyClient
 from numpy.typing import NDArray
 
+from privacy.entropy import SYSTEM, Entropy
 from tasks.base import Arrays, Coefficients, Config, CurvatureSums, Fit, Rows, Scalar, Scaling, Schema, Shard
 from tasks.coefficients import Evidence, in_original_units, inference, original_units_map, remarks, table
+from tasks.dp_sgd import OPTIONS as RECORD_OPTIONS
 from tasks.families import Family
 from tasks.fit_config import GRADIENT_SOLVERS, FitConfig
+from tasks.graph import Graph
+from tasks.linear_dp_sgd import private_descent
 from tasks.linear_together import descend
 from tasks.measured_task import MeasuredTask
 from tasks.measures import Measures
@@ -38,7 +42,9 @@ class GeneralizedLinearTask(MeasuredTask):
     name: ClassVar[str]
     """For messages."""
     array_names = ("weights", "intercept")
-    fit_options = ("proximal-mu", "correction")
+    fit_options = ("proximal-mu", "correction", *RECORD_OPTIONS)
+    entropy: Entropy = SYSTEM
+    """Where sampling and noise of record-level privacy come from."""
 
     def __init__(self, schema: Schema, family: Family, measures: Measures) -> None:
         super().__init__(schema, measures)
@@ -54,10 +60,11 @@ class GeneralizedLinearTask(MeasuredTask):
         return GeneralizedLinearClient(self, shard)
 
     def fits_many(self, config: Config) -> bool:
-        """With the solvers sgd and gd; not in a subclass that has another client or objective."""
+        """With the solvers sgd and gd, not for records; not in a subclass with another client or objective."""
         asked, base = FitConfig.read(config), GeneralizedLinearTask
         plain = (type(self).make_client, type(self).objective) == (base.make_client, base.objective)
-        return plain and asked.work == "train" and asked.solver in GRADIENT_SOLVERS and not asked.correction
+        known = asked.work == "train" and asked.solver in GRADIENT_SOLVERS and not asked.correction
+        return plain and known and asked.record is None
 
     def fit_many(
         self, params: Arrays, shards: Sequence[Shard], config: Config, seeds: Sequence[int]
@@ -107,6 +114,13 @@ class GeneralizedLinearTask(MeasuredTask):
         weights, intercept = self.unflatten(self.flatten(arrays))
         result: Array = x @ weights.T + intercept
         return result
+
+    def add_to_graph(self, arrays: Arrays, graph: Graph, rows: str) -> str:
+        """One product; of two classes the first has the logit 0."""
+        weights, intercept = self.unflatten(self.flatten(arrays))
+        if len(self.schema.classes) == 2:
+            weights, intercept = np.pad(weights, ((1, 0), (0, 0))), np.pad(intercept, (1, 0))
+        return graph.add("Gemm", rows, weights, intercept, transB=1)
 
     def objective(self, rows: Rows, *, l1: float, l2: float, pull: Pull | None = None) -> Objective:
         """F over `rows`."""
@@ -204,7 +218,10 @@ class GeneralizedLinearClient(NumPyClient):
         pulled = asked.correction or asked.proximal_mu > 0
         pull = Pull(theta, asked.proximal_mu, slope) if pulled else None
         objective = self.task.objective(self.shard.train, l1=asked.l1, l2=asked.l2, pull=pull)
-        new = SOLVERS[asked.solver](objective, theta, asked)
+        solver = SOLVERS[asked.solver]
+        if asked.record is not None:  # here sgd and gd are one, and there are no others
+            return self.task.unflatten(private_descent(objective, theta, asked, asked.record, self.task.entropy))
+        new = solver(objective, theta, asked)
         if not asked.correction:
             return self.task.unflatten(new)
         mean = mean_gradient(objective, theta, new, asked) - slope

@@ -36,6 +36,8 @@ class MlpTask(TorchTask):
         plain = (type(self).make_client, type(self).build) == (base.make_client, base.build) and not self.held_names
         known = plain and not self.dropout and not options.gradient_clip and options.precision == "float32"
         training = asked.work == "train" and asked.solver in GRADIENT_SOLVERS and not asked.correction
+        if asked.record is not None:
+            return False
         return super().fits_many(config) or (known and training and choose_device(asked.device).type == "cpu")
 
     def fit_many(

@@ -56,6 +56,8 @@ def fit_in_blocks(
     Clients with similar numbers of rows come into one block, since they do the same steps; a block is as large as the
     cache allows, or without `cached` all that there are.
     """
+    if config.record is not None:
+        raise ValueError("clients with record-level privacy are trained one at a time: call fit of each")
     outcomes: list[Fit | Exception] = [RuntimeError("not trained")] * len(shards)
     metrics: dict[int, dict[str, Scalar]] = {}
     for index, shard in enumerate(shards):

@@ -15,14 +15,21 @@ from flwr.client import NumPyClient
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from privacy.entropy import SYSTEM, Entropy
 from tasks.base import Arrays, Config, Fit, Rows, Scalar, Schema, Shard, Target
+from tasks.dp_sgd import OPTIONS as RECORD_OPTIONS
+from tasks.dp_sgd import RecordPrivacy
 from tasks.fit_config import GRADIENT_SOLVERS, FitConfig
+from tasks.graph import Graph
 from tasks.measured_task import MeasuredTask
 from tasks.measures import measures_for
 from tasks.together import Trained, fit_in_blocks
+from tasks.torch_dp_sgd import PoissonBatches, PrivateGradient
+from tasks.torch_graph import write_module
 from tasks.torch_layout import Layout, matching, normalisation, tensors
+from tasks.torch_per_example import PerExample, batch_statistics
 from tasks.torch_together import check_module, train_clients
-from tasks.torch_training import LOSSES, Batches, Loss, Options, precision, train
+from tasks.torch_training import LOSSES, Batches, Dealer, Loss, Options, SetGradients, precision, train
 
 SOLVERS = ("sgd", "gd", "adam", "adamw")
 CHUNK = 8_192  # rows that are measured at a time
@@ -50,7 +57,9 @@ class TorchTask(MeasuredTask):
         batch_norm: average its parameters and statistics as all others, or keep them local (FedBN, arXiv:2102.07623)
     """
 
-    fit_options = ("proximal-mu", "correction")
+    fit_options = ("proximal-mu", "correction", *RECORD_OPTIONS)
+    entropy: Entropy = SYSTEM
+    """Where sampling and noise of record-level privacy come from."""
 
     def __init__(
         self,
@@ -83,6 +92,8 @@ class TorchTask(MeasuredTask):
         if not any(name in self.layout.names for name, _ in module.named_parameters()):
             raise ValueError(f"freeze={freeze} personal={personal} leaves nothing to train together: name fewer layers")
         self.array_names = self.layout.names
+        trainable = {name for name, _ in module.named_parameters()}
+        self.statistics_names = tuple(n for n in normalisation(module) if n in self.array_names and n not in trainable)
         self.held = Layout(self.held_names).read(module)
         self._check_outputs(module)
         self.together = together
@@ -115,7 +126,8 @@ class TorchTask(MeasuredTask):
 
     def fits_many(self, config: Config) -> bool:
         """With `together` above 1; not in a subclass that has another client."""
-        return self.together > 1 and type(self).make_client is TorchTask.make_client
+        plain = self.together > 1 and type(self).make_client is TorchTask.make_client
+        return plain and FitConfig.read(config).record is None
 
     def fit_many(
         self, params: Arrays, shards: Sequence[Shard], config: Config, seeds: Sequence[int]
@@ -160,6 +172,39 @@ class TorchTask(MeasuredTask):
             raise ValueError("a strategy that corrects gradients needs plain steps: set momentum=0 and gradient-clip=0")
         if self.together > 1 and (asked.correction or asked.solver not in GRADIENT_SOLVERS):
             raise ValueError(f"together={self.together} is for solvers sgd and gd, without corrections: leave it out")
+        if asked.record is not None:
+            module = self.module(self.initial_arrays(0), torch.device("cpu"))
+            self.check_record(module)
+            self._try_records(module, asked.record)
+
+    def check_record(self, module: nn.Module) -> None:
+        """Refuse (ValueError) record-level privacy where the task's options or its module cannot have it."""
+        if self.options.gradient_clip:
+            raise ValueError("record-level privacy clips the gradient of every row: set gradient-clip=0")
+        if self.together > 1:
+            raise ValueError(f"together={self.together} has no record-level privacy: leave it out")
+        for name in batch_statistics(module):
+            if f"{name}.running_mean" not in self.frozen_names:
+                raise ValueError(
+                    f"layer {name!r} normalises over the rows of a batch, so that no row has a gradient of its own, as"
+                    " record-level privacy needs: use GroupNorm or LayerNorm, or freeze it"
+                )
+
+    def per_example(self, module: nn.Module, device: torch.device) -> PerExample:
+        """The clipped sums of gradients of a module of this task."""
+        means = self.loss in LOSSES.values()
+        return PerExample(module, self.loss, lambda: precision(self.options, device), mean_of_rows=means)
+
+    def _try_records(self, module: nn.Module, record: RecordPrivacy) -> None:
+        """On two rows of zeros. Raises ValueError where single rows of the model have no gradients."""
+        x = torch.zeros(2, len(self.schema.features))
+        y = torch.zeros(2, dtype=torch.int64 if self.schema.classes else torch.float32)
+        try:
+            with torch.random.fork_rng(devices=[]):
+                self.per_example(module.train(), x.device).clipped_sum(x, y, record.clip_norm)
+        except Exception as error:  # a module of somebody else's may raise anything
+            what = f"the model gives no gradients of single rows, as record-level privacy needs: {error}"
+            raise ValueError(what) from error
 
     # ------------------------------------------------------------------------------------------- the module's own
 
@@ -176,6 +221,14 @@ class TorchTask(MeasuredTask):
                 pieces.append(given.reshape(len(given), -1))
         result = np.concatenate(pieces) if pieces else np.zeros((0, self._width))
         return result[:, 1:] - result[:, :1] if self._width == 2 else result
+
+    def add_to_graph(self, arrays: Arrays, graph: Graph, rows: str) -> str:
+        """In float32. Raises NotImplementedError for products in bfloat16 and a module that cannot be traced."""
+        if self.options.precision != "float32":
+            remedy = "its parameters are float32: take precision out of task_args in model.json to score with these"
+            raise NotImplementedError(f"precision={self.options.precision} has no operators here; {remedy}")
+        module = self.module(arrays, torch.device("cpu")).eval()
+        return write_module(module, len(self.schema.features), graph, graph.cast(rows, np.float32))
 
     def module(self, arrays: Arrays, device: torch.device) -> nn.Module:
         """This thread's module with these arrays: one object, whose tensors are overwritten each time.
@@ -274,8 +327,8 @@ class TorchClient(NumPyClient):
         module = task.module(own, device)
         correction = {name: torch.from_numpy(h.copy()).to(device) for name, h in zip(task.array_names, added)}  # noqa: B905  (none without correction)
         try:
-            batches = Batches.of(*task.resident(rows, device), asked)
-            steps = train(module, batches, asked, task.options, task.loss, correction)
+            batches, set_gradients = self._steps(module, asked, device)
+            steps = train(module, batches, asked, task.options, task.loss, correction, set_gradients)
         except torch.OutOfMemoryError as error:
             size = sum(parameter.numel() for parameter in module.parameters())
             raise MemoryError(f"batch-size={asked.batch_size} of a model of {size} parameters: lower it") from error
@@ -284,6 +337,16 @@ class TorchClient(NumPyClient):
         if asked.correction:
             trained += self._mean_gradients(params, trained, added, asked.learning_rate * steps)
         return list(trained), len(rows), metrics
+
+    def _steps(self, module: nn.Module, asked: FitConfig, device: torch.device) -> tuple[Dealer, SetGradients | None]:
+        """The batches, and for record-level privacy the gradients."""
+        task, rows = self.task, self.shard.train
+        x, y = task.resident(rows, device)
+        if asked.record is None:
+            return Batches.of(x, y, asked), None
+        task.check_record(module)
+        gradients = PrivateGradient(task.per_example(module, device), asked.record, task.entropy, len(rows))
+        return PoissonBatches(x, y, asked.record, task.entropy), gradients
 
     def _mean_gradients(self, before: Arrays, after: Arrays, added: Arrays, way: float) -> Arrays:
         """(x - y) / (K r) - h for each parameter; zeros for a buffer, which no gradient trains."""

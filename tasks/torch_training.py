@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,21 @@ from torch.nn import functional
 from tasks.fit_config import FitConfig
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+SetGradients = Callable[[Tensor, Tensor], None]
+"""Puts the gradient of a batch's mean loss, inputs and targets given, into the parameters."""
+
+
+class Dealer(Protocol):
+    """The batches of a training."""
+
+    @property
+    def per_epoch(self) -> int:
+        """Batches in an epoch."""
+        ...
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Inputs and targets, without end."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,17 +90,19 @@ class Diverged(ArithmeticError):
 
 def train(
     module: nn.Module,
-    batches: Batches,
+    batches: Dealer,
     config: FitConfig,
     options: Options,
     loss: Loss,
     correction: Mapping[str, Tensor] = MappingProxyType({}),
+    set_gradients: SetGradients | None = None,
 ) -> int:
     """Train the module in place, on rows that lie on its device; the number of steps.
 
     The objective of a batch is its mean loss + l2/2 ||w||^2 + l1 ||w||_1 + proximal_mu/2 ||w - w_0||^2 over the
     trainable parameters, biases included; AdamW decays weights by l2 instead. `correction`, by the parameters' names,
-    is added to the gradient of every step. Raises Diverged, naming the learning rate, where parameters are not finite.
+    is added to the gradient of every step. `set_gradients` puts another gradient in the place of the mean loss's.
+    Raises Diverged, naming the learning rate, where parameters are not finite.
     """
     module.train()
     named = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
@@ -97,11 +114,15 @@ def train(
     steps = config.iterations(batches.per_epoch)
     for inputs, targets in islice(batches, steps):
         optimizer.zero_grad(set_to_none=True)
-        with precision(options, inputs.device):
-            objective = loss(module(inputs), targets)
-        if config.l1:
-            objective = objective + config.l1 * sum(parameter.abs().sum() for parameter in trained)
-        objective.backward()  # type: ignore[no-untyped-call]
+        if set_gradients is None:
+            with precision(options, inputs.device):
+                objective = loss(module(inputs), targets)
+            if config.l1:
+                objective = objective + config.l1 * sum(parameter.abs().sum() for parameter in trained)
+            objective.backward()  # type: ignore[no-untyped-call]
+        else:
+            set_gradients(inputs, targets)
+            _add_l1(trained, config.l1)
         for parameter, start in zip(trained, received, strict=False):
             if parameter.grad is not None:
                 parameter.grad.add_(parameter.detach() - start, alpha=config.proximal_mu)
@@ -114,6 +135,12 @@ def train(
     if not all(bool(torch.isfinite(parameter).all()) for parameter in trained):
         raise diverged(config)
     return steps
+
+
+def _add_l1(trained: list[nn.Parameter], l1: float) -> None:
+    for parameter in trained:
+        if l1 and parameter.grad is not None:
+            parameter.grad.add_(parameter.detach().sign(), alpha=l1)
 
 
 def diverged(config: FitConfig) -> Diverged:

@@ -15,6 +15,7 @@ from flwr.client import NumPyClient
 from fl_app import registry
 from fl_app.contracts.runs import run_inline
 from strategies.work import Curvature, Delta, Gradient, LocalWork, check_template
+from tasks import dp_sgd
 from tasks.base import Arrays, Config, KeepsState, Rows, Schema, Shard, Task
 
 
@@ -185,7 +186,7 @@ class TaskContract:
     # ------------------------------------------------------------------------ what strategies may ask for besides
 
     def test_it_names_only_options_that_there_are(self, task: Task) -> None:
-        assert set(task.fit_options) <= {"proximal-mu", "correction"}
+        assert set(task.fit_options) <= {"proximal-mu", "correction", *dp_sgd.OPTIONS}
 
     def test_a_proximal_term_keeps_fit_near_what_it_received(self, task: Task, shard: Shard, config: Config) -> None:
         if "proximal-mu" not in task.fit_options:

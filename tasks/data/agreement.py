@@ -7,6 +7,7 @@ does not fit, and makes the design of the rest. The same descriptions give the s
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TypeVar
 
 import numpy as np
@@ -255,6 +256,15 @@ def _all_numbers(classes: Iterable[str]) -> bool:
         return all(float(name) == float(name) for name in classes)
     except ValueError:
         return False
+
+
+@lru_cache(maxsize=16)  # the clients of a node mostly have the same columns
+def misfit(design: Design, columns: Columns) -> str | None:
+    """Why a client's columns do not go with a design, in words; None where they do."""
+    if why := Common.of([design.raw_columns]).clash(columns):
+        return why
+    others = [name for name in columns.classes if name not in design.classes]
+    return f"its label has the class {others[0]!r}, which the model has not learned" if others else None
 
 
 # ---------------------------------------------------------------------------------------------------- the design

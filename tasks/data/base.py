@@ -8,7 +8,7 @@ from typing import ClassVar, NewType
 import numpy as np
 
 from tasks.base import Target
-from tasks.data.design import Missing
+from tasks.data.design import Design, Missing
 from tasks.data.draw import generator, stratified_split
 from tasks.data.table import Array, Division, Indices, Table
 
@@ -117,6 +117,10 @@ class Dataset(ABC):
 
     names_files: bool = False
     """Whether the run itself says which files to read: right in a simulation, never at a site."""
+
+    def declared(self, split: Split) -> Design | None:
+        """What is publicly known of the columns before a row is read; None where nothing is."""
+        return None
 
     def for_site(self, own: OwnFile) -> "Dataset":
         """These data as one site has them. Raises ValueError where they are not read from files of sites, or name

@@ -18,7 +18,7 @@ from tasks.data.moments import Moments
 from tasks.data.table import Columns, Feature, Table
 
 Array = NDArray[Any]
-Standardize = Literal["global", "local", "none"]
+Standardize = Literal["global", "local", "none", "declared", "private"]
 Missing = Literal["error", "mean", "indicator"]
 TermKind = Literal["number", "boolean", "category"]
 
@@ -29,9 +29,9 @@ OTHER = "other"
 class Term:
     """What becomes of one raw column.
 
-    mean, scale: of a number or boolean over the training rows of all clients that sent statistics; None where none
-    were needed. categories: of a category, the first being the reference. indicator: whether a column says where cells
-    are missing.
+    mean, scale: of a number or boolean over the training rows of all clients that sent statistics, or as they were
+    declared; None where none were needed. categories: of a category, the first being the reference. indicator: whether
+    a column says where cells are missing.
     """
 
     name: str
@@ -79,7 +79,7 @@ class Design:
             known = term.mean is not None and term.scale is not None
             if known and not (np.isfinite(term.mean) and np.isfinite(term.scale) and term.scale > 0):  # type: ignore[arg-type, operator]
                 raise ValueError(f"column {term.name!r}: mean and scale must be finite and scale above 0")
-            if term.kind != "category" and not known and (self.standardize == "global" or self.missing != "error"):
+            if term.kind != "category" and not known and (self.common_scaling or self.missing != "error"):
                 raise ValueError(f"column {term.name!r} is to be scaled or filled, and has no mean and scale")
 
         self._check_label()
@@ -92,6 +92,11 @@ class Design:
             raise ValueError(f"label {self.label!r} has a mean and a scale where it is a number, both or neither")
         if not (np.isfinite(mean) and np.isfinite(scale) and scale > 0):
             raise ValueError(f"label {self.label!r}: mean and scale must be finite and scale above 0")
+
+    @property
+    def common_scaling(self) -> bool:
+        """Whether all clients scale alike: by what their rows have in common, or by what was declared."""
+        return self.standardize in ("global", "declared", "private")
 
     @property
     def schema(self) -> Schema:
@@ -107,12 +112,17 @@ class Design:
         features = (Feature(term.name, term.kind, term.categories) for term in self.terms)
         return Columns(tuple(features), self.label, self.classes)
 
+    @property
+    def numbers(self) -> Array:
+        """The places of the model's columns that are scaled: (k,), in the order of the terms."""
+        return np.array([place for place, term in self._places() if term.kind != "category"], dtype=np.intp)
+
     def scaling(self) -> tuple[Array, Array] | None:
         """What each column of the model was shifted and divided by: (d,) each; None where every client has its own."""
         if self.standardize == "local":
             return None
         shift, scale = np.zeros(len(self.schema.features)), np.ones(len(self.schema.features))
-        if self.standardize == "global":
+        if self.common_scaling:
             for position, term in self._places():
                 if term.kind != "category":
                     shift[position], scale[position] = term.mean, term.scale
@@ -124,7 +134,7 @@ class Design:
         if self.standardize == "local":
             moments = Moments.of(x_train)
             numbers = np.zeros(x_train.shape[1], dtype=np.bool_)
-            numbers[[position for position, term in self._places() if term.kind != "category"]] = True
+            numbers[self.numbers] = True
             shift, scale = np.where(numbers, moments.mean, 0.0), np.where(numbers, moments.scale(), 1.0)
             x_train, x_test = (x_train - shift) / scale, (x_test - shift) / scale
         return Rows(x_train, self.targets(train)), Rows(x_test, self.targets(test))
@@ -199,9 +209,9 @@ class Design:
         numbers = [self.terms[index] for index in columns]
         mean = np.array([0.0 if term.mean is None else term.mean for term in numbers])
         values = np.where(gaps[:, columns], mean, raw[:, columns])
-        if self.standardize == "global":
+        if self.common_scaling:
             values = (values - mean) / np.array([term.scale for term in numbers])
-        result[:, [position for position, term in self._places() if term.kind != "category"]] = values
+        result[:, self.numbers] = values
 
     # ------------------------------------------------------------------------------------------ as it is kept
 

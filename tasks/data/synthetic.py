@@ -6,6 +6,8 @@ from typing import Literal
 import numpy as np
 
 from tasks.data.base import DEFAULT_CLIENTS, Dataset, DataSource, Split, client_ids, split_rows
+from tasks.data.declared import declare
+from tasks.data.design import Design
 from tasks.data.draw import generator
 from tasks.data.table import Columns, Division, Table
 
@@ -61,6 +63,12 @@ class Synthetic(Dataset):
         self.label_skew, self.feature_shift, self.size_skew = label_skew, feature_shift, size_skew
         self.separation, self.target, self.noise = separation, target, noise
 
+    def declared(self, split: Split) -> Design:
+        """The law itself, without what makes clients and classes differ: features of mean 0 and variance 1."""
+        columns = SyntheticSource(self, split).columns
+        label = (0.0, math.hypot(self.separation, self.noise) or 1.0)
+        return declare(columns, dict.fromkeys(columns.names, (0.0, 1.0)), None if columns.classes else label)
+
     def open(self, split: Split) -> "SyntheticSource":
         """As many clients as wanted, by default as many as a table is dealt to."""
         return SyntheticSource(self, split)
@@ -76,7 +84,7 @@ class SyntheticSource(DataSource):
         if self._numbers and law.label_skew:
             raise ValueError(f"data synthetic: label-skew={law.label_skew} is for classes: leave it out")
         classes = tuple(str(label) for label in range(law.classes))
-        self._columns = Columns.of_numbers(names, *(("y",) if self._numbers else ("class", classes)))
+        self.columns = Columns.of_numbers(names, *(("y",) if self._numbers else ("class", classes)))
         self.clients = client_ids(split.num_clients or DEFAULT_CLIENTS)
         shape = (1 if self._numbers else law.classes, law.features)
         directions = generator(split.seed, "synthetic truth").standard_normal(shape)
@@ -90,9 +98,9 @@ class SyntheticSource(DataSource):
         if self._numbers:
             x = shift + rng.standard_normal((size, law.features))
             y = x @ self._means[0] + law.noise * rng.standard_normal(size)
-            return split_rows(client, Table(x, y, self._columns), self._split)
+            return split_rows(client, Table(x, y, self.columns), self._split)
         favourite = rng.integers(law.classes)
         y = np.where(rng.random(size) < law.label_skew, favourite, rng.integers(law.classes, size=size))
         x = rng.standard_normal((size, law.features))
         x += self._means[y] + shift
-        return split_rows(client, Table(x, y, self._columns), self._split)
+        return split_rows(client, Table(x, y, self.columns), self._split)

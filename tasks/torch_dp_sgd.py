@@ -1,0 +1,79 @@
+"""DP-SGD for PyTorch modules (tasks/dp_sgd.py): which rows a step takes, and the noisy gradient it goes along."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from privacy.entropy import Entropy
+from tasks.dp_sgd import RecordPrivacy, poisson
+from tasks.torch_per_example import PerExample
+
+
+@dataclass(frozen=True, slots=True)
+class PoissonBatches:
+    """Rows on the device of the model, each in a batch with the probability that the privacy asks for."""
+
+    x: Tensor
+    y: Tensor
+    privacy: RecordPrivacy
+    entropy: Entropy
+
+    @property
+    def per_epoch(self) -> int:
+        """Batches that take every row once on average."""
+        return self.privacy.steps_per_epoch
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Without end; some batches may have no rows."""
+        while True:
+            if self.privacy.rate >= 1:
+                yield self.x, self.y
+                continue
+            rows = torch.from_numpy(poisson(len(self.x), self.privacy.rate, self.entropy)).to(self.x.device)
+            yield self.x.index_select(0, rows), self.y.index_select(0, rows)
+
+
+@dataclass(frozen=True, slots=True)
+class PrivateGradient:
+    """Puts the noisy mean of the clipped gradients of a batch into the parameters. num_rows: those of the client."""
+
+    per_example: PerExample
+    privacy: RecordPrivacy
+    entropy: Entropy
+    num_rows: int
+
+    def __call__(self, x: Tensor, y: Tensor) -> None:
+        """For the rows of one step: (sum of clipped gradients + noise) / divisor becomes each parameter's grad."""
+        share = 1 / self.privacy.divisor(self.num_rows)
+        means = self.per_example.clipped_sum(x, y, self.privacy.clip_norm, share=share)
+        if self.privacy.stddev:
+            noise = standard_normal(sum(mean.numel() for mean in means), self.entropy, x.device)
+            for mean, part in zip(means, torch.split(noise, [mean.numel() for mean in means]), strict=True):
+                mean.add_(part.view_as(mean), alpha=self.privacy.stddev * share)
+        for parameter, mean in zip(self.per_example.trained.values(), means, strict=True):
+            parameter.grad = mean.to(parameter.dtype)
+
+
+def standard_normal(size: int, entropy: Entropy, device: torch.device) -> Tensor:
+    """Independent standard normals (size,), float32, by Box & Muller 1958 (doi:10.1214/aoms/1177706645).
+
+    float32, since training is: `privacy.gaussian.normal`, in float64, would take longer than a step. Of a word the
+    upper 40 bits give a radius and the lower 24 an angle, so that numbers come out to 7.4 standard deviations; the mass
+    beyond is 1e-13. As said there of float64, which numbers can occur is no real Gaussian.
+    """
+    half = (size + 1) // 2
+    words = entropy.words(half).view(np.int64)
+    # The magnitude of a signed number, since float32 has its digits near 0, where the logarithm needs them.
+    uniform = torch.from_numpy((words >> 24).astype(np.float32)).to(device).abs_().add_(0.5).mul_(2.0**-39)
+    radius = uniform.log_().mul_(-2).sqrt_()
+    turn = torch.from_numpy((words & (2**24 - 1)).astype(np.float32)).to(device).mul_(2.0**-24)
+    tangent = turn.mul_(math.pi).tan_()  # of half the angle: a tangent costs half of a sine and a cosine
+    share = tangent.square().add_(1).reciprocal_().mul_(2)
+    normals = torch.empty(2, half, device=device)
+    torch.mul(share - 1, radius, out=normals[0])
+    torch.mul(tangent.mul_(share), radius, out=normals[1])
+    return normals.flatten()[:size]
