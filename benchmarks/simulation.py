@@ -36,7 +36,7 @@ from fl_app.config import RunConfig
 from fl_app.groups import LARGEST
 from fl_app.job import new_job, run_job
 from fl_app.rows import prepared_rows
-from strategies.sampling import derive_seed, round_rng
+from strategies.sampling import Draw, derive_seed, round_rng
 from tasks.base import Arrays, Config, Fit, Shard, Task
 
 NODES = 2
@@ -97,7 +97,7 @@ def run_app(config: RunConfig, task: Task) -> tuple[float, Arrays]:
 
 def run_loop(config: RunConfig, task: Task, shards: dict[str, Shard], *, together: bool) -> tuple[float, Arrays]:
     """The same in a plain loop; `together`: over groups of clients."""
-    sampler, train = build_strategy(config).basics.sampler, _train_together if together else _train_each
+    sampler, train = build_strategy(config).sampler, _train_together if together else _train_each
     params = task.initial_arrays(config.seed)
     seconds = []
     with threadpool_limits(config.threads):
@@ -105,7 +105,9 @@ def run_loop(config: RunConfig, task: Task, shards: dict[str, Shard], *, togethe
             began = perf_counter()
             totals, weight = [np.zeros_like(array) for array in params], 0
             common = fit_config(config, number, "train", seed=0)
-            cohort = [shards[client] for client in sampler.sample(tuple(shards), round_rng(config.seed, number))]
+            cohort = [
+                shards[client] for client in sampler.sample(tuple(shards), Draw(number, round_rng(config.seed, number)))
+            ]
             seeds = [derive_seed(config.seed, "fit", number, shard.client) for shard in cohort]
             for arrays, examples, _ in train(task, params, cohort, common, seeds):
                 for total, array in zip(totals, arrays, strict=True):

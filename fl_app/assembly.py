@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -13,12 +14,13 @@ from fl_app import registry
 from fl_app.config import RunConfig
 from fl_app.errors import Refused, suggestion
 from strategies.base import Basics, ComposedStrategy
-from strategies.sampling import clients_per_round
+from strategies.protection import Protection
 from strategies.stopping import StopRule
 from strategies.update import Arrays
 from tasks.base import Schema, Task
-from tasks.data.agreement import Rules, agree, check_rows, describe, sort_out
+from tasks.data.agreement import Rules, agree, check_rows, describe, misfit, sort_out
 from tasks.data.base import Dataset, DataSource, OwnFile, Split
+from tasks.data.declared import as_asked, in_ranges, read_declaration
 from tasks.data.design import Design
 from tasks.schedules import learning_rate
 
@@ -26,12 +28,38 @@ Scalar = bool | bytes | float | int | str
 
 
 @lru_cache(maxsize=8)
-def build_strategy(config: RunConfig) -> ComposedStrategy:
-    """The strategy, its sampler and its stop rule. Raises Refused."""
+def build_strategy(config: RunConfig, clients: int = 0, noise_multiplier: float = 0.0) -> ComposedStrategy:
+    """The strategy, its sampler and its stop rule. Raises Refused.
+
+    `clients` is their number, which the server knows (see `population`) and a node does not; `noise_multiplier` what an
+    earlier part of the run settled on.
+    """
     stop: StopRule = registry.build("stop", config.stop, config.stop_args)
-    basics = Basics(clients_per_round(config.clients_per_round), stop, config.min_clients, config.seed)
+    basics = Basics(
+        clients_per_round=config.clients_per_round,
+        stop=stop,
+        min_clients=config.min_clients,
+        seed=config.seed,
+        rounds=config.rounds,
+        population=clients,
+        noise_multiplier=noise_multiplier,
+        batch_size=config.batch_size,
+        min_examples=config.min_examples,
+        local_epochs=config.local_epochs,
+        local_steps=config.local_steps,
+        private_means=config.standardize == "private",
+    )
     strategy: ComposedStrategy = registry.build("strategy", config.strategy, config.strategy_args, basics)
     return strategy
+
+
+def population(config: RunConfig) -> int:
+    """The number of clients as it is known before they enrol: what the run says, or data that can be opened here; 0
+    where only the sites know."""
+    dataset = build_dataset(config)
+    if config.num_clients or (dataset.at_sites and not dataset.names_files):
+        return config.num_clients
+    return len(open_data(config).clients)
 
 
 def build_dataset(config: RunConfig) -> Dataset:
@@ -46,20 +74,24 @@ def rules(config: RunConfig) -> Rules:
     return Rules(config.standardize, dataset.missing, dataset.positive, config.min_examples)
 
 
-@lru_cache(maxsize=4)
-def open_data(config: RunConfig, own: OwnFile | None = None) -> DataSource:
-    """The clients and their rows: the same in every process; at a site with a file of its own, its one client.
-
-    Raises Refused where there are none or they cannot be dealt so.
-    """
-    split = Split(
+def split_of(config: RunConfig) -> Split:
+    """How the run divides its data. Raises Refused."""
+    return Split(
         num_clients=config.num_clients,
         partition=registry.build("partition", config.partition, config.partition_args),
         test_fraction=config.test_fraction,
         seed=config.seed,
         target=cast(type[Task], registry.resolve("task", config.task)).wants(registry.given("task", config.task_args)),
     )
-    dataset = build_dataset(config)
+
+
+@lru_cache(maxsize=4)
+def open_data(config: RunConfig, own: OwnFile | None = None) -> DataSource:
+    """The clients and their rows: the same in every process; at a site with a file of its own, its one client.
+
+    Raises Refused where there are none or they cannot be dealt so.
+    """
+    split, dataset = split_of(config), build_dataset(config)
     if own is not None:
         try:
             return dataset.for_site(own).open(split)
@@ -81,6 +113,23 @@ def local_design(config: RunConfig) -> Design:
     Where the server does not hold them, of the first client alone: columns, but no statistics. Raises Refused, naming
     the client, where the clients' columns do not go together or their rows cannot be used.
     """
+    design = agreed_beforehand(config, build_strategy(config))
+    if design is None:
+        return _design_of_rows(config)
+    data, agreed = open_data(config), rules(config)
+    for client in data.clients:
+        try:
+            division = data.divide(client)
+            check_rows(division.train, agreed)
+            check_rows(division.test, agreed)
+            if why := misfit(design, division.train.columns):
+                raise ValueError(why)
+        except ValueError as error:
+            raise Refused("the rows cannot be used", f"client {client}", str(error)) from error
+    return design
+
+
+def _design_of_rows(config: RunConfig) -> Design:
     data, agreed = open_data(config), rules(config)
     clients = data.clients
     if not build_dataset(config).server_held:
@@ -112,6 +161,44 @@ def local_design(config: RunConfig) -> Design:
 
 
 @lru_cache(maxsize=4)
+def declared_design(config: RunConfig) -> Design | None:
+    """The design as it is known before any row is read: from the run's schema, or from data that declare themselves;
+    None where neither does. Raises Refused for a schema that is none."""
+    dataset = build_dataset(config)
+    if config.schema_:
+        try:
+            design: Design | None = read_declaration(Path(config.schema_))
+        except ValueError as error:
+            raise Refused("the schema cannot be used", f"schema={config.schema_}", str(error)) from error
+    else:
+        design = dataset.declared(split_of(config))
+    return None if design is None else as_asked(design, config.standardize, dataset.missing)
+
+
+def agreed_beforehand(config: RunConfig, strategy: ComposedStrategy) -> Design | None:
+    """The design where the clients are not to agree on one: as it is declared, for a run that asks for that or promises
+    privacy, which statistics and categories of rows would break. Raises Refused where such a run declares nothing."""
+    private = strategy.protection is not None
+    if config.standardize == "private" and not private:
+        remedy = "use a strategy that does, or standardize=global or declared"
+        raise Refused("standardize=private", f"strategy={config.strategy} promises no privacy", remedy)
+    if config.standardize != "declared" and not config.schema_ and not private:
+        return None
+    design = declared_design(config)
+    if design is not None:
+        return in_ranges(design) if config.standardize == "private" else design
+    if not private or config.standardize == "private" or rules(config).need_moments:
+        what = f"strategy={config.strategy} promises privacy: nothing may be learned of the columns from the rows"
+        what = what if private else f"standardize={config.standardize}"
+        remedy = "declare the columns, with their ranges, categories and classes, in a JSON file: schema=FILE"
+        raise Refused(what, f"data={config.data} declares no ranges", remedy)
+    if not build_dataset(config).server_held:
+        remedy = "declare the columns, with their categories and classes, in a JSON file: schema=FILE"
+        raise Refused(f"strategy={config.strategy} promises privacy", f"data={config.data}", remedy)
+    return _design_of_rows(config)
+
+
+@lru_cache(maxsize=4)
 def build_task(config: RunConfig, schema: Schema) -> Task:
     """The task for these columns. Raises Refused, also for a fit configuration that its clients would refuse."""
     task: Task = registry.build("task", config.task, config.task_args, schema)
@@ -127,14 +214,14 @@ def build_task(config: RunConfig, schema: Schema) -> Task:
         if config.test_fraction == 0:
             what = f"stop={config.stop} reads {metric or 'a metric'}"
             raise Refused(what, "test-fraction=0", "keep some rows for tests")
-    fit = {**fit_config(config, 1, strategy.work.request, seed=0), **strategy.work.settings}
-    for option in strategy.work.settings:
-        if option not in task.fit_options:
+    usual, asked = fit_config(config, 1, strategy.work.request, seed=0), strategy.work.asks()
+    fit = {**usual, **asked}
+    for option in asked:
+        if option not in (*task.fit_options, *usual):
             remedy = f"{config.task} heeds {', '.join(task.fit_options) or 'no such key'}: use another strategy"
             raise Refused(f"{config.task} does not heed {option}", f"strategy={config.strategy} needs it", remedy)
-    if config.finetune_epochs and strategy.pipeline.private:
-        what = "fine-tuning is reported by metrics of each client"
-        raise Refused(what, f"finetune-epochs={config.finetune_epochs}", f"{config.strategy} is private: leave it out")
+    if strategy.protection is not None:
+        _check_private(config, strategy.protection, task)
     try:
         task.check_config(fit)
         if config.finetune_epochs:
@@ -144,9 +231,29 @@ def build_task(config: RunConfig, schema: Schema) -> Task:
     return task
 
 
+def _check_private(config: RunConfig, protection: Protection, task: Task) -> None:
+    """Refuse what would tell of rows beside the noise."""
+    where = f"strategy={config.strategy} promises privacy"
+    if config.finetune_epochs:
+        what = f"finetune-epochs={config.finetune_epochs} is reported by metrics of each client"
+        raise Refused(what, where, "leave it out")
+    if task.statistics_names:
+        what = f"{task.statistics_names[0]} is averaged over the clients, a statistic of their rows"
+        remedy = "use a model without batch normalisation, or keep its layers local with task-args batch-norm=local"
+        raise Refused(what, where, remedy)
+    if config.standardize == "local" and protection.unit == "record":
+        what = "standardize=local makes every row depend on all others of its client"
+        raise Refused(what, where, "set standardize=global, which is by declared ranges here, or none")
+
+
 def measured_at_server(task: Task, config: RunConfig) -> bool:
-    """Whether the server measures the model: it holds test rows, and all of the model."""
-    return build_dataset(config).server_held and not task.personal_names
+    """Whether the server measures the model: it holds test rows, and all of the model.
+
+    Where privacy is promised the clients measure nothing, and the server also generates rows that it does not hold.
+    """
+    dataset = build_dataset(config)
+    private = build_strategy(config).protection is not None
+    return (dataset.server_held or (private and not dataset.at_sites)) and not task.personal_names
 
 
 def begin(task: Task, config: RunConfig, init: str) -> tuple[Task, Arrays]:
@@ -171,7 +278,11 @@ def begin(task: Task, config: RunConfig, init: str) -> tuple[Task, Arrays]:
 
 def _tensors(init: str) -> Mapping[str, np.ndarray]:
     try:
-        return load_file(init)
+        found = load_file(init)
+        for name, array in found.items():
+            if array.dtype.kind not in "fiub":  # numpy knows more of them once a library has brought some
+                raise TypeError(f"{name} is of type {array.dtype}")
+        return found
     except (SafetensorError, OSError, TypeError, KeyError) as error:  # a file can hold types that numpy lacks
         remedy = f"name a model.safetensors of 32- or 64-bit numbers ({type(error).__name__}: {error})"
         raise Refused("cannot read the initial params", f"init={init}", remedy) from error

@@ -19,6 +19,8 @@ from strategies.base import ServerState
 from tasks.data.design import Design
 
 FORMAT = 2
+OWNER_ONLY = 0o600
+"""It may hold what nobody else should know, such as noise that later rounds take back."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Checkpoint:
     design: Design
     array_names: tuple[str, ...]
     clients: int
-    metrics_on: str
+    metrics_on: str | None
     startup_s: float
     resumed_from: int | None
     frozen_names: tuple[str, ...] = ()
@@ -45,12 +47,15 @@ class Checkpoint:
         """Write it beside `path`, on the disk when this returns; `commit` gives it the name."""
         arrays = {f"params.{i}": array for i, array in enumerate(self.state.params)}
         arrays |= {f"optimizer.{i}": array for i, array in enumerate(self.state.optimizer)}
+        arrays |= {f"sent.{i}": array for i, array in enumerate(self.state.sent)}
+        arrays |= {f"pipeline.{i}": array for i, array in enumerate(self.state.pipeline)}
         about = {
             "format": FORMAT,
             "config": self.config.values(),
             "job": self.job,
             "round": self.state.round,
             "used_rounds": self.state.used_rounds,
+            "asked_rounds": self.state.asked_rounds,
             "design": self.design.to_json(),
             "array_names": self.array_names,
             "clients": self.clients,
@@ -61,7 +66,8 @@ class Checkpoint:
             "personal_names": self.personal_names,
         }
         scratch = path.with_name(f".{path.name}.writing")
-        with scratch.open("wb") as file:
+        scratch.unlink(missing_ok=True)
+        with os.fdopen(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, OWNER_ONLY), "wb") as file:
             file.write(tensor_bytes(arrays, {"fl-app": json.dumps(about)}))
             file.flush()
             os.fsync(file.fileno())
@@ -97,7 +103,13 @@ class Checkpoint:
             config=RunConfig.parse(about["config"]),
             job=about["job"],
             state=ServerState(
-                about["round"], _numbered(arrays, "params"), _numbered(arrays, "optimizer"), about["used_rounds"]
+                about["round"],
+                _numbered(arrays, "params"),
+                _numbered(arrays, "optimizer"),
+                about["used_rounds"],
+                _numbered(arrays, "pipeline"),
+                _numbered(arrays, "sent"),
+                about.get("asked_rounds", {}),
             ),
             design=Design.from_json(about["design"]),
             array_names=tuple(about["array_names"]),

@@ -13,10 +13,13 @@ import typer
 
 from fl_app import __version__
 from fl_app.commands import words
+from fl_app.commands.audit import audit
 from fl_app.commands.check import check
 from fl_app.commands.compare import compare
+from fl_app.commands.deploy import deploy
 from fl_app.commands.export import export
 from fl_app.commands.model import predict, show
+from fl_app.commands.privacy import privacy
 from fl_app.config import KEYS, RunConfig
 from fl_app.console import WIDTH, Progress
 from fl_app.errors import Refused, one_line
@@ -57,6 +60,9 @@ def run(
     nodes: Annotated[int | None, typer.Option(help="simulated nodes, instead of the profile's number")] = None,
     out: Annotated[str | None, typer.Option(metavar="DIR", help="folder of the results")] = None,
     resume: Annotated[str | None, typer.Option(metavar="DIR", help="go on with the run of this folder")] = None,
+    profiles: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="folder of a pyproject-flower.toml, such as a deployment's")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", show_default=False, help="the summary as JSON on stdout")] = False,
     debug: Annotated[bool, typer.Option("--debug", show_default=False, help="show tracebacks")] = False,
 ) -> None:
@@ -69,7 +75,7 @@ def run(
     if resume is not None and not resume.strip():
         raise Refused("no folder", '--resume ""', "name one")
     job = _job(
-        chosen_profile(profile, nodes, Path.cwd()),
+        chosen_profile(profile, nodes, Path.cwd(), profiles),
         words.pairs(c or []),
         "inline" if engine == "inline" else "flower",
         out,
@@ -113,6 +119,9 @@ def list_(
 
 for command in (compare, predict, show, export, check):
     cli.command()(command)
+cli.add_typer(privacy, name="privacy")
+cli.add_typer(audit, name="audit")
+cli.add_typer(deploy, name="deploy")
 
 
 def main() -> None:

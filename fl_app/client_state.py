@@ -26,7 +26,7 @@ class ClientStore:
     """Reads and writes the generations of client state below `root`."""
 
     def __init__(self, root: Path, job: str) -> None:
-        self._root = root / _file_name(job)
+        self._root = root / file_name(job)
 
     def load(self, client: str, used_round: int) -> Arrays:
         """The state that the update of round `used_round` left; empty for 0, and where it is lost."""
@@ -50,9 +50,9 @@ class ClientStore:
                 path.unlink(missing_ok=True)
 
     def _path(self, client: str, round: int) -> Path:
-        return self._root / _file_name(client) / f"round-{round}.safetensors"
+        return self._root / file_name(client) / f"round-{round}.safetensors"
 
 
-def _file_name(text: str) -> str:
+def file_name(text: str) -> str:
     """A name that is safe on every file system, whatever the client is called."""
     return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -20,7 +20,7 @@ Penalty = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 def _kebab(name: str) -> str:
-    return name.replace("_", "-")
+    return name.rstrip("_").replace("_", "-")
 
 
 class RunConfig(BaseModel):
@@ -56,9 +56,12 @@ class RunConfig(BaseModel):
     l1: Penalty = Field(0.0, description="weight of the L1 penalty")
     l2: Penalty = Field(0.01, description="weight of the L2 penalty; separable data have no optimum without one")
     solver: Text = Field("sgd", description="of local training: sgd, gd, lbfgs, newton; PyTorch: sgd, gd, adam, adamw")
-    standardize: Literal["global", "local", "none"] = Field(
-        "global", description="whose statistics scale the features: global, local or none"
+    standardize: Literal["global", "local", "none", "declared", "private"] = Field(
+        "global",
+        description="what scales the features: global or local statistics, none, or declared ranges, which take the "
+        "place of global ones where privacy is promised; private: declared ranges, centred at means with noise",
     )
+    schema_: Text = Field("", description="a JSON file that declares the columns, their ranges, categories and classes")
     stop: Text = Field("rounds", description="when a run ends before its last round")
     stop_args: Text = Field("", description="arguments of the stop rule")
     evaluate_every: Count = Field(
@@ -67,6 +70,9 @@ class RunConfig(BaseModel):
     )
     baselines: bool = Field(
         True, description="compare with pooled rows and with each client alone, where all rows can be opened"
+    )
+    unprotected_baselines: bool = Field(
+        False, description="also where privacy is promised: in baselines.json, which the promise does not cover"
     )
     standard_errors: bool = Field(True, description="of a linear model's coefficients, by one more exchange at the end")
     min_clients: Positive = Field(2, description="fewer good updates than this and a round does not count")

@@ -103,8 +103,8 @@ def human_bytes(count: int) -> str:
 
 def _cohort(line: Mapping[str, Any], clients: int) -> str:
     expected = line.get("expected_clients")
-    if line.get("good") is None:  # a private cohort: its size stays in the server
-        return ""
+    if line.get("good") is None:  # a secret cohort: its size stays in the server
+        return "" if expected is None else f"~{expected} of {clients} clients"
     return f"{line['good']} of {clients if expected is None else expected} clients"
 
 

@@ -3,17 +3,16 @@
 One QUERY a node. The answer holds the versions there and, of each client, its description: the number of training rows,
 the columns with their kinds and categories, and where means are needed the count, mean and squared deviations of each
 number, the label included. What comes of them does not depend on the order of the answers, nor on how clients are
-spread over nodes.
+spread over nodes. Where privacy is promised the answer is that of fl_app/eligibility.py.
 """
 
 import json
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from itertools import accumulate, pairwise
 from logging import INFO, WARNING
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
@@ -21,17 +20,18 @@ from flwr.common.logger import log
 from flwr.serverapp import Grid
 from pydantic import TypeAdapter, ValidationError
 
-from fl_app import __version__
-from fl_app.assembly import open_data, rules
+from fl_app import __version__, eligibility
+from fl_app.assembly import build_strategy, open_data, rules
 from fl_app.config import RunConfig
 from fl_app.errors import Refused
-from fl_app.site import check_reading, hosted_clients, own_file
+from fl_app.policy import Policy, asked_policy
+from fl_app.site import check_reading, hosted_clients, own_file, own_ledgers
 from fl_app.variants import named
 from strategies import wire
 from strategies.base import TooFewClients
 from strategies.roster import Member, Roster
 from strategies.update import Arrays
-from tasks.data.agreement import LONGEST_NAME, Common, Description, agree, check_names, check_rows, describe, sort_out
+from tasks.data.agreement import LONGEST_NAME, Description, agree, check_names, check_rows, describe, misfit, sort_out
 from tasks.data.design import Design
 from tasks.data.moments import Moments
 from tasks.data.table import Columns
@@ -50,14 +50,22 @@ _MISSING = TypeAdapter(list[tuple[str, ...]])
 
 
 def answer(config: RunConfig, node_config: Any, question: RecordDict) -> RecordDict:
-    """What a node says of itself. Versions come first and are all that a server of another version reads."""
+    """What a node says of itself. Versions come first and are all that a server of another version reads.
+
+    Raises Declined where the site's policy forbids the run.
+    """
     versions = ConfigRecord({"wire": wire.VERSION, "app": __version__})
     asked = wire.read_config(question)
     if (asked["wire"], asked["app"]) != (wire.VERSION, __version__):
         return RecordDict({"versions": versions})
+    policy = asked_policy(config, node_config, "enrol", own_ledgers(config, "", node_config))
     check_reading(config, node_config)
     data, agreed = open_data(config, own_file(node_config)), rules(config)
-    if asked["agreed"]:  # the design is frozen: names and kinds are enough
+    if (protection := build_strategy(config).protection) is not None:
+        fewest = config.min_examples if protection.unit == "record" else 1
+        told_nothing = eligibility.answer(asked, data, hosted_clients(config, node_config), agreed, fewest)
+        return RecordDict({"versions": versions, **told_nothing})
+    if asked["agreed"] or (policy is not None and not policy.release.statistics):  # names and kinds are enough
         agreed = replace(agreed, min_examples=MOST_EXAMPLES)
     told: dict[str, Description] = {}
     unreadable: list[str] = []
@@ -71,8 +79,24 @@ def answer(config: RunConfig, node_config: Any, question: RecordDict) -> RecordD
             unreadable.append(client)
     content = descriptions_record(told)
     content["enrolment"]["unreadable"] = unreadable
-    content["enrolment"]["population"] = len(data.clients)
+    # A site knows of itself alone.
+    content["enrolment"]["population"] = len(data.clients) if own_file(node_config) is None else 0
+    if policy is not None:
+        _withhold(content["enrolment"], policy)
     return RecordDict({"versions": versions, **content})
+
+
+def _withhold(told: ConfigRecord, policy: Policy) -> None:
+    """What the site's policy keeps back of an answer."""
+    if not policy.release.counts:  # the run does not weigh by them, else it was declined
+        told["num-examples"] = [min(1, count) for count in cast(list[int], told["num-examples"])]
+    told["unmeasured"] = not policy.release.metrics
+
+
+def declined() -> RecordDict:
+    """The answer of a node whose site's policy forbids the run, which says no more than that."""
+    versions = ConfigRecord({"wire": wire.VERSION, "app": __version__})
+    return RecordDict({"versions": versions, "declined": ConfigRecord({"declined": True})})
 
 
 def descriptions_record(told: Mapping[str, Description]) -> dict[str, Any]:
@@ -112,8 +136,10 @@ class Enrolment:
     """The clients that have enrolled: a `RosterSource` that asks every node, also those that come later.
 
     `known`, the client ids, is given where the server has the data too; nobody else is admitted then. The `design` is
-    that of an earlier run, or agreed from the descriptions that are here when `open` returns; who joins later uses it
-    as it is. `variant` is the run's number where several are played in one.
+    that of an earlier run, declared, or agreed from the descriptions that are here when `open` returns; who joins later
+    uses it as it is. `variant` is the run's number where several are played in one. `private`: the design is declared,
+    and clients tell no more than whether they are eligible. `population`: how many there are, where that is known.
+    `unmeasured`: a site does not let its clients measure the model.
 
     Nodes are never waited for one by one: a node that does not answer keeps nobody else out.
     """
@@ -122,12 +148,14 @@ class Enrolment:
     known: frozenset[str] | None = None
     design: Design | None = None
     variant: int | None = None
+    private: bool = False
+    population: int = 0
+    unmeasured: bool = False
     _members: dict[str, Member] = field(default_factory=dict)
     _told: dict[str, Description] = field(default_factory=dict)  # until there is a design
     _refused: dict[str, str] = field(default_factory=dict)  # client or node -> why
     _asked: dict[int, int] = field(default_factory=dict)  # node -> how often
     _flying: dict[str, int] = field(default_factory=dict)  # message id -> node
-    _population: int = 0
 
     def open(self, grid: Grid) -> Design:
         """Wait until all clients are there, at most `enrol-timeout-s`; then go on with those whose columns agree.
@@ -137,7 +165,7 @@ class Enrolment:
         deadline = time.monotonic() + self.config.enrol_timeout_s
         while True:
             self._poll(grid)
-            expected = self.config.num_clients or self._population or self.config.min_clients
+            expected = self.config.num_clients or self.population or self.config.min_clients
             if len(self._members) >= expected or time.monotonic() >= deadline:
                 break
             time.sleep(POLL_S)
@@ -191,7 +219,9 @@ class Enrolment:
         waiting = set(self._flying.values())
         new = [n for n in sorted(connected) if n not in waiting and self._asked.get(n, 0) < ASKED_AT_MOST]
         agreed = self.design is not None
-        config = ConfigRecord({"wire": wire.VERSION, "app": __version__, "agreed": agreed, **named(self.variant)})
+        declared = eligibility.question(self.design) if self.private and self.design is not None else {}
+        asked = {"wire": wire.VERSION, "app": __version__, "agreed": agreed, **named(self.variant), **declared}
+        config = ConfigRecord(asked)
         messages = [Message(RecordDict({"config": config}), node, QUERY) for node in new]
         delivered = set(grid.push_messages(messages)) if messages else set()
         for message in messages:
@@ -213,7 +243,7 @@ class Enrolment:
         self._asked[node] = ASKED_AT_MOST
         self._refused.pop(f"node {node}", None)
         try:
-            return [_Entry.read(reply.content)]
+            return [_Entry.read(reply.content, self.design if self.private else None)]
         except ValueError as error:  # a WireError, or moments that cannot be
             self._refuse([f"node {node}"], str(error))
             return []
@@ -222,7 +252,8 @@ class Enrolment:
         self._refuse(entry.unreadable, "its rows cannot be used: see the log of its node")
         for client, fault in entry.faults.items():
             self._refuse([client], fault)
-        self._population = max(self._population, entry.population)
+        self.population = max(self.population, entry.population)
+        self.unmeasured = self.unmeasured or entry.unmeasured
         for client, description in entry.told.items():
             member = self._members.get(client)
             if self.known is not None and client not in self.known:
@@ -245,21 +276,13 @@ class Enrolment:
         """Why a client does not fit the design that is frozen already."""
         if self.design is None:
             return None
-        return _not_in(self.design, description.columns)
+        return misfit(self.design, description.columns)
 
     def _refuse(self, who: Iterable[str], why: str) -> None:
         for name in who:
             if self._refused.get(name) != why:
                 log(WARNING, "%s does not take part: %s", name, why)
             self._refused[name] = why
-
-
-@lru_cache(maxsize=16)  # the clients of a node mostly have the same columns
-def _not_in(design: Design, columns: Columns) -> str | None:
-    if why := Common.of([design.raw_columns]).clash(columns):
-        return why
-    unknown = [name for name in columns.classes if name not in design.classes]
-    return f"its label has the class {unknown[0]!r}, which the model has not learned" if unknown else None
 
 
 @dataclass(frozen=True)
@@ -270,22 +293,38 @@ class _Entry:
     faults: Mapping[str, str]
     unreadable: tuple[str, ...]
     population: int
+    unmeasured: bool = False
 
     @classmethod
-    def read(cls, content: RecordDict) -> "_Entry":
-        """Raises WireError, naming both versions where they differ, and ValueError for moments that cannot be."""
+    def read(cls, content: RecordDict, declared: Design | None = None) -> "_Entry":
+        """Raises WireError, naming both versions where they differ, and ValueError for moments that cannot be.
+
+        `declared` is the design of a run that promises privacy.
+        """
         versions = wire.get_record(content, "versions", ConfigRecord)
         for name, key, here in (("fl-app", "app", __version__), ("wire format", "wire", wire.VERSION)):
             if versions.get(key) != here:
                 there = versions.get(key)
                 raise wire.WireError(f"{name} {there!s} there, {here} here: install the same version on both")
+        if "declined" in content:
+            raise wire.WireError("declined by its policy")
+        if declared is not None:
+            verdicts = eligibility.read(content, declared)
+            _check_client_names(verdicts)
+            nothing = Description(declared.raw_columns, num_examples=1)
+            told = {client: nothing for client, good in verdicts.items() if good}
+            return cls(told, {}, tuple(client for client, good in verdicts.items() if not good), 0)
         entry = wire.get_record(content, "enrolment", ConfigRecord)
         clients, unreadable = wire.get_strings(entry, "clients"), wire.get_strings(entry, "unreadable")
-        for name in (*clients, *unreadable):
-            if not name.isprintable() or not 0 < len(name) <= LONGEST_NAME:
-                raise wire.WireError(f"the name {name[:60]!r} of a client is empty, too long or not printable")
+        _check_client_names((*clients, *unreadable))
         told, faults = _descriptions(content, entry, clients)
-        return cls(told, faults, unreadable, wire.get_value(entry, "population", int))
+        return cls(told, faults, unreadable, wire.get_value(entry, "population", int), entry.get("unmeasured") is True)
+
+
+def _check_client_names(names: Iterable[str]) -> None:
+    for name in names:
+        if not name.isprintable() or not 0 < len(name) <= LONGEST_NAME:
+            raise wire.WireError(f"the name {name[:60]!r} of a client is empty, too long or not printable")
 
 
 def _descriptions(

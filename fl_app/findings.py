@@ -43,6 +43,14 @@ class Findings:
     baselines: dict[str, Any] | None = None
     sites: dict[str, Any] | None = None
     coefficients: Coefficients | None = None
+    unprotected: dict[str, Any] | None = None
+
+    def unprotected_json(self) -> dict[str, Any] | None:
+        """Baselines and sites of a run that promises privacy, apart from what the promise covers."""
+        if self.baselines is None and self.sites is None:
+            return None
+        note = "NOT PRIVATE: computed from rows without noise. The run's epsilon does not cover this file."
+        return {"schema": 1, "note": note, "baselines": self.baselines, "sites": self.sites}
 
 
 def wants_curvature(task: Task, config: RunConfig, params: Arrays, design: Design) -> bool:

@@ -32,6 +32,7 @@ _LOOK_S = 0.5
 # A process may have reported its failure before it ended; Flower's log brings it within this time.
 _LAST_WORDS_S = 3.0
 _STOP_RUN_TIMEOUT_S = 9.0
+_ASK_TIMEOUT_S = 60.0
 
 _CONNECTION = "config.toml"  # of FLWR_HOME, where Flower looks for it
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -96,7 +97,7 @@ def play_on_flower(
         if superlink is not None:
             log.append(superlink.log_path)
         if signals.first is None:
-            return Outcome(finished=False, error=log.reason() or error or _no_result(profile, log))
+            return Outcome(finished=False, error=log.reason() or error or _no_result(profile, log, home, signals))
         if superlink is None:
             _stop_run(log, profile, home, signals)
         return Outcome(finished=False, interrupted=signals.first)
@@ -155,16 +156,34 @@ def _stop_run(log: "_Log", profile: Profile, home: Path, signals: "_StopSignals"
     """Ask a SuperLink that is not ours to stop the run; a second signal ends the wait for its answer."""
     if (run_id := log.run_id()) is None:
         return
-    deadline_s = time.monotonic() + _STOP_RUN_TIMEOUT_S
     with _flwr(["stop", run_id, profile.name], home, log.path) as stop:
-        while stop.exit_status() is None and time.monotonic() < deadline_s and signals.count < 2:
-            time.sleep(_POLL_S)
+        _wait(stop, _STOP_RUN_TIMEOUT_S, give_up=lambda: signals.count >= 2)
 
 
-def _no_result(profile: Profile, log: "_Log") -> str:
-    if profile.is_local:
-        return f"the run ended without a result; see {log.path}"
-    return f"the run ended without a result here (its files are on the SuperLink's machine); see {log.path}"
+def _wait(flwr: KeptProcess, timeout_s: float, give_up: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + timeout_s
+    while flwr.exit_status() is None and time.monotonic() < deadline_s and not give_up():
+        time.sleep(_POLL_S)
+
+
+def _no_result(profile: Profile, log: "_Log", home: Path, signals: "_StopSignals") -> str:
+    """Why summary.json is not there. A ServerApp writes on the SuperLink's machine, which may not be this one."""
+    if not profile.is_local and _status(log, profile, home, signals) == "finished:completed":
+        there = log.results() or "the folder that its log names"
+        remedy = "copy that folder from there, or call fl-app run on that machine"
+        return f"the run completed, but on the SuperLink's machine, where its results are in {there}: {remedy}"
+    return f"the run ended without a result; see {log.path}"
+
+
+def _status(log: "_Log", profile: Profile, home: Path, signals: "_StopSignals") -> str | None:
+    """What the SuperLink says of the run; None where it does not answer."""
+    if (run_id := log.run_id()) is None:
+        return None
+    answer = home / "status.log"
+    with _flwr(["list", profile.name, "--run-id", run_id, "--format", "json"], home, answer) as listing:
+        _wait(listing, _ASK_TIMEOUT_S, give_up=signals.came)
+    match = re.search(r'"status": "([^"]+)"', answer.read_text(encoding="utf-8", errors="replace"))
+    return match and match[1]
 
 
 class Output(Protocol):
@@ -229,6 +248,11 @@ class _Log:
         """The run's number at the SuperLink, once it was submitted."""
         match = re.search(r"Successfully started run (\d+)", self._text())
         return match and match[1]
+
+    def results(self) -> str | None:
+        """The folder in which the ServerApp said that it puts its results."""
+        match = re.search(r"results in (.+)", self._text())
+        return match and match[1].strip()
 
     def reason(self) -> str | None:
         """Flower's own word on why the run failed, in one line; None when it says nothing."""

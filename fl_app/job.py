@@ -10,12 +10,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from fl_app.assembly import begin, build_dataset, build_strategy, build_task, local_design, open_data
+from fl_app.assembly import (
+    agreed_beforehand,
+    begin,
+    build_dataset,
+    build_strategy,
+    build_task,
+    local_design,
+    open_data,
+)
 from fl_app.checkpoint import Checkpoint
 from fl_app.config import RunConfig
 from fl_app.errors import Refused
 from fl_app.flower_engine import run_on_flower
 from fl_app.profiles import Profile
+from fl_app.promise import settled_strategy
 from fl_app.registry import with_absolute_paths
 from fl_app.results import Ending, finish, write_summary
 from fl_app.run_folder import RunFolder, default_folder
@@ -59,8 +68,9 @@ def new_job(config: RunConfig, profile: Profile, engine: Engine, caller: Path) -
 def settled(config: RunConfig, out: Path, caller: Path) -> RunConfig:
     """The configuration with the folder of its results, and file names that mean the same in every process."""
     update = {"out": str(out), "data_args": with_absolute_paths("data", config.data, config.data_args, caller)}
-    if config.init:
-        update["init"] = str(caller / Path(config.init).expanduser())
+    for key in ("init", "schema_"):
+        if named := getattr(config, key):
+            update[key] = str(caller / Path(named).expanduser())
     return config.model_copy(update=update)
 
 
@@ -122,14 +132,19 @@ def check_config(config: RunConfig, profile: Profile) -> int:
     Raises Refused.
     """
     check_sinks(config.sinks)
-    build_strategy(config)
+    strategy = build_strategy(config)
     dataset = build_dataset(config)
     if not profile.is_local and dataset.names_files:
         remedy = "what is read at a site is named in its node config: leave it out here"
         raise Refused("a deployment whose run names files", f"data-args={config.data_args!r}", remedy)
+    if strategy.protection is not None:
+        settled_strategy(config, RunFolder(Path(config.out)))
+        agreed_beforehand(config, strategy)
     if not profile.is_local and dataset.at_sites:
+        _check_cohort(config, config.num_clients)
         return config.num_clients or config.min_clients
     data = open_data(config)
+    _check_cohort(config, len(data.clients))
     task = build_task(config, local_design(config).schema)
     if profile.is_local:
         _check_device(task, config)
@@ -145,6 +160,15 @@ def check_config(config: RunConfig, profile: Profile) -> int:
         where = f"clients-per-round={config.clients_per_round}"
         raise Refused(f"the data have {len(data.clients)} clients", where, "lower clients-per-round; 0 = all")
     return len(data.clients)
+
+
+def _check_cohort(config: RunConfig, clients: int) -> None:
+    """Refuse rounds of fewer clients than the strategy can aggregate. `clients` is 0 where nobody knows yet."""
+    fewest, cohort = build_strategy(config).aggregator.fewest, config.clients_per_round or clients
+    if 0 < cohort < fewest:
+        where = f"clients-per-round={cohort}" if config.clients_per_round else f"{cohort} clients"
+        what = f"strategy={config.strategy} needs {fewest} clients in a round"
+        raise Refused(what, where, "have more take part, or change strategy-args")
 
 
 def _check_device(task: Task, config: RunConfig) -> None:

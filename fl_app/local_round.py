@@ -19,9 +19,12 @@ from flwr.common.logger import log
 
 from fl_app.assembly import Scalar, finetune_config, fit_config
 from fl_app.deadline import Worker
+from fl_app.errors import Refused
 from fl_app.groups import Groups
+from fl_app.policy import charge
 from fl_app.site import Site
 from strategies.history import Dropped
+from strategies.private_means import PrivateMeans
 from strategies.rounds import check_metrics
 from strategies.sampling import derive_seed
 from strategies.survey import COMMON, FINETUNED, WITHOUT_PERSONAL, SumsByKind
@@ -58,14 +61,17 @@ def train(site: Site, order: Order, params: Arrays, beside: Arrays = ()) -> Answ
     `beside` is what the server sent with the params. What a client keeps is its personal arrays, then the work's state,
     then the pipeline's.
     """
-    grid = FixedPoint(order.fraction_bits)
+    grid, order = FixedPoint(order.fraction_bits), replace(order, fold=site.folds(order))
     used_rounds = dict(zip(order.clients, order.used_rounds, strict=True))
     pipeline, work, mine = site.strategy.pipeline, site.strategy.work, len(site.task.personal_names)
-    stateful = site.strategy.stateful or bool(mine)
+    stateful, private = site.strategy.stateful or bool(mine), site.strategy.protection is not None
     asked = fit_config(site.config, order.round, work.request, seed=0, metrics=site.train_metrics)
-    config = {**asked, **work.settings}
+    config = {**asked, **work.asks()}
+    if site.ledgers is not None and site.strategy.protection is not None:
+        release = site.strategy.protection.announced(order.public)
+        charge(site.policy, site.ledgers, order, site.strategy.protection, release)
     groups = _groups(site, order, config, Start(params, beside))
-    own = work.num_state_arrays(params)
+    own, template = work.num_state_arrays(params), work.returns(params)
 
     def contribute(client: str) -> tuple[Update, Arrays]:
         state = site.store.load(client, used_rounds[client]) if stateful else ()
@@ -75,16 +81,23 @@ def train(site: Site, order: Order, params: Arrays, beside: Arrays = ()) -> Answ
             update, kept = _fit(site, client, {**config, "seed": _fit_seed(site, order, client)}, work, start)
         else:
             update, kept = _checked(site, client, config, work, start, groups.take(client))
-        info = Round(order.round, derive_seed(site.config.seed, "encode", order.round, client), grid, order.public)
+        seed = derive_seed(site.config.seed, "encode", order.round, client)
+        info = Round(order.round, seed, grid, order.public, template)
         update, state = pipeline.encode(update, state[own:], info)
         update = replace(update, payload_bytes=encoded_bytes(update.arrays))
-        return pipeline.decode_each(update, info) if order.fold else update, (*kept, *state)
+        if private:  # with the noise nothing else may be sent that rows were counted or measured for
+            update = replace(update, num_examples=0, metric_sums={})
+        elif not site.tells_counts:
+            update = replace(update, num_examples=0)
+        if order.fold:
+            update = pipeline.limit(pipeline.decode_each(update, info), info)
+        return update, (*kept, *state)
 
     def keep(client: str, state: Arrays) -> None:
         if stateful:
             site.store.save(client, used_rounds[client], order.round, state)
 
-    return _collect(order, contribute, keep, groups)
+    return _collect(order, contribute, keep, groups, secret=site.strategy.sampler.secret)
 
 
 def _fit_seed(site: Site, order: Order, client: str) -> int:
@@ -108,7 +121,7 @@ def _groups(site: Site, order: Order, config: dict[str, Scalar], start: Start) -
 
 def evaluate(site: Site, order: Order, params: Arrays) -> Answer:
     """Measure `params` on the test rows of the clients of an order; metric sums only."""
-
+    _check_may_measure(site)
     config = fit_config(site.config, order.round, site.strategy.work.request, seed=0)
     personal = _personal(site, order)
 
@@ -124,6 +137,7 @@ def survey(site: Site, order: Order, params: Arrays, *, curvature: bool, kinds: 
 
     All begin with `params`; what is trained here is measured and forgotten.
     """
+    _check_may_measure(site)
     asked, info = Curvature(), Round(0, 0, FixedPoint(order.fraction_bits))
     config, spec = fit_config(site.config, 1, asked.request, seed=0), SumsByKind(site.task, kinds)
     personal = _personal(site, order)
@@ -146,14 +160,43 @@ def survey(site: Site, order: Order, params: Arrays, *, curvature: bool, kinds: 
     return _collect(order, look, keep=lambda client, state: None)
 
 
+def _check_may_measure(site: Site) -> None:
+    """Refuse exact metrics where privacy is promised, whoever asks for them."""
+    if site.strategy.protection is not None:
+        what = f"strategy={site.config.strategy} promises privacy"
+        raise Refused("the server asks for exact metrics", what, "nothing is measured here in such a run")
+
+
+def means(site: Site, order: Order, params: Arrays) -> Answer:
+    """The means of the clients' features, as the run's promise allows. `params` are none."""
+    protection, rows = site.strategy.protection, site.rows
+    if protection is None or not protection.means:
+        raise Refused("the server asks for means", f"strategy={site.config.strategy}", "this run releases none")
+    asked = PrivateMeans(protection, len(rows.design.numbers))
+    pipeline, info = asked.pipeline, Round(order.round, 0, FixedPoint(order.fraction_bits), template=asked.template)
+    if site.ledgers is not None:
+        charge(site.policy, site.ledgers, order, protection, asked.release)
+    order = replace(order, fold=site.folds(order))
+
+    def contribute(client: str) -> tuple[Update, Arrays]:
+        numbers = rows.shard(client).train.x[:, rows.design.numbers]
+        update, _ = pipeline.encode(Update(asked.contribution(numbers), (client,)), (), info)
+        update = replace(update, payload_bytes=encoded_bytes(update.arrays))
+        return pipeline.limit(update, info) if order.fold else update, ()
+
+    return _collect(order, contribute, keep=lambda client, state: None)
+
+
 def _collect(
     order: Order,
     contribute: Callable[[str], tuple[Update, Arrays]],
     keep: Callable[[str, Arrays], None],
     groups: Groups | None = None,
+    *,
+    secret: bool = False,
 ) -> Answer:
     """The updates of all clients that give one in time. State is kept only of those: a call that overran and ends
-    later, on the thread it was left on, changes nothing."""
+    later, on the thread it was left on, changes nothing. `secret`: the log must not tell who took part."""
     fold = ExactSum(FixedPoint(order.fraction_bits))
     updates: list[Update] = []
     dropped: list[Dropped] = []
@@ -171,7 +214,8 @@ def _collect(
                     updates.append(update)
             except Exception as error:  # a client may raise anything; the run goes on without it
                 dropped.append(Dropped(client, _reason(error)))
-                log(WARNING, "client %s dropped in round %d: %s: %s", client, order.round, type(error).__name__, error)
+                who = "a client" if secret else f"client {client} in round {order.round}"
+                log(WARNING, "%s dropped: %s: %s", who, type(error).__name__, error)
     return Answer((fold.total(),) if len(fold) else tuple(updates), tuple(dropped))
 
 

@@ -72,13 +72,15 @@ class Profile:
         return replace(self, federation={**self.federation, "num-supernodes": num_supernodes})
 
 
-def chosen_profile(name: str | None, nodes: int | None, folder: Path) -> Profile:
+def chosen_profile(name: str | None, nodes: int | None, folder: Path, profiles: Path | None = None) -> Profile:
     """The profile of a run that is started from ``folder``, with another number of nodes where one is given.
 
-    A simulation may import from the folder what the run names as ``module:Attr``; a deployment's nodes import what is
-    installed there.
+    ``profiles`` is the folder of its file, where that is not ``folder``. A simulation may import from ``folder`` what
+    the run names as ``module:Attr``; a deployment's nodes import what is installed there.
     """
-    profile = load_profile(name, folder)
+    if profiles is not None and not (profiles.expanduser() / PROFILE_FILE).is_file():
+        raise Refused(f"no {PROFILE_FILE}", f"--profiles {profiles}", "name its folder; fl-app deploy init writes one")
+    profile = load_profile(name, folder if profiles is None else profiles.expanduser().absolute())
     if profile.is_local:
         set_caller(folder)
     return profile if nodes is None else profile.with_num_supernodes(nodes)

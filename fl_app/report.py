@@ -34,10 +34,27 @@ def closing_lines(summary: Mapping[str, Any], here: Path) -> list[str]:
             where = f"{where} {count}"
         text = "  ".join(f"{name} {short_number(value)}" for name, value in metrics.items())
         lines += textwrap.wrap(f"{text}  ({where} test rows)", WIDTH)
-    lines += [line for sentence in comparison(summary) for line in textwrap.wrap(sentence, WIDTH)]
+    sentences = [*comparison(summary), *_privacy(summary)]
+    lines += [line for sentence in sentences for line in textwrap.wrap(sentence, WIDTH)]
     out = Path(summary["out"])
     lines.append(f"results in {out.relative_to(here) if out.is_relative_to(here) else out}; report.html shows them")
     return lines
+
+
+def _privacy(summary: Mapping[str, Any]) -> list[str]:
+    """What was spent, and a warning where delta says little."""
+    privacy = summary.get("privacy")
+    if not privacy:
+        return []
+    unit, delta = {"client": "client", "record": "row of a client"}[privacy["unit"]], privacy["delta"]
+    spent = "no bound is known" if privacy["epsilon"] is None else f"epsilon {short_number(privacy['epsilon'])}"
+    said = [f"privacy of every {unit}: {spent} at delta {delta:g} ({privacy['accountant']}); see privacy.json"]
+    if privacy["unit"] == "client" and summary["clients"] and delta > 1 / summary["clients"]:
+        said.append(
+            f"warning: delta is above one over the number of clients, {1 / summary['clients']:.2g}: it would allow to "
+            "give one client's rows away"
+        )
+    return said
 
 
 def comparison(summary: Mapping[str, Any]) -> list[str]:

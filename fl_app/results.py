@@ -4,7 +4,7 @@ So the ServerApp that came to its end and the command line that found it dead wr
 """
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
@@ -17,6 +17,7 @@ from fl_app.config import RunConfig
 from fl_app.errors import Refused, one_line
 from fl_app.findings import Findings
 from fl_app.page import page
+from fl_app.promise import claimed, privacy_json
 from fl_app.run_folder import RunFolder, write_atomically
 from fl_app.tensors import params_sha256, tensor_bytes
 from strategies.history import Metrics, RoundReport, finite
@@ -50,6 +51,8 @@ def finish(folder: RunFolder, config: RunConfig, ending: Ending, findings: Findi
         folder.write_json(folder.about_model, {**_about_model(checkpoint, findings), **_about_held(checkpoint, frozen)})
     if findings.sites is not None:
         folder.write_json(folder.sites, finite(findings.sites))
+    if findings.unprotected is not None:
+        folder.write_json(folder.baselines, finite(findings.unprotected))
     summary = _summary(folder, config, ending, checkpoint, history, findings)
     write_summary(folder, summary)
     return summary
@@ -58,7 +61,8 @@ def finish(folder: RunFolder, config: RunConfig, ending: Ending, findings: Findi
 def write_summary(folder: RunFolder, summary: Mapping[str, Any]) -> None:
     """report.html and then summary.json, which is the last of all files."""
     rounds = [report.to_json() for report in folder.read_rounds(summary["rounds"])]
-    html = page(summary, rounds, folder.read_json(folder.sites), folder.read_json(folder.about_model))
+    others = (folder.read_json(path) for path in (folder.sites, folder.about_model, folder.privacy))
+    html = page(summary, rounds, *others)
     write_atomically(folder.report, html.encode())
     folder.write_json(folder.summary, summary)
 
@@ -115,6 +119,10 @@ def _summary(
 ) -> dict[str, Any]:
     rounds_s = sum(report.seconds.get("total", 0.0) for report in history)
     startup_s = checkpoint.startup_s if checkpoint else 0.0
+    secret = any(report.good is None for report in history)
+    privacy = privacy_json(folder, config, len(history), checkpoint.metrics_on) if checkpoint else None
+    if privacy is not None:
+        folder.write_json(folder.privacy, privacy)
     return {
         "schema": 1,
         "status": ending.status,
@@ -122,23 +130,29 @@ def _summary(
         "error": None if ending.error is None else one_line(ending.error),
         "rounds": checkpoint.state.round if checkpoint else 0,
         "clients": checkpoint.clients if checkpoint else 0,
-        "client_updates": sum(report.good for report in history),
-        "dropped": sum(len(report.dropped) for report in history),
+        "client_updates": _sum(report.good for report in history),
+        "dropped": None if secret else sum(len(report.dropped) for report in history),
         "metrics_on": checkpoint.metrics_on if checkpoint else None,
         "metrics": _last_metrics(history),
         "baselines": finite(findings.baselines),
-        "bytes_up": sum(report.bytes_up for report in history),
-        "bytes_down": sum(report.bytes_down for report in history),
-        "payload_up": sum(report.payload_up for report in history),
-        "payload_down": sum(report.payload_down for report in history),
+        "bytes_up": _sum(report.bytes_up for report in history),
+        "bytes_down": _sum(report.bytes_down for report in history),
+        "payload_up": _sum(report.payload_up for report in history),
+        "payload_down": _sum(report.payload_down for report in history),
         "seconds": {"startup": startup_s, "rounds": rounds_s, "total": startup_s + rounds_s},
         "params_sha256": params_sha256(checkpoint.array_names, checkpoint.state.params) if checkpoint else None,
-        "privacy": None,
+        "privacy": claimed(privacy),
         "resumed_from": checkpoint.resumed_from if checkpoint else None,
         "config": config.values(),
         "versions": versions(),
         "out": str(folder.path),
     }
+
+
+def _sum(values: Iterable[int | None]) -> int | None:
+    """None where one of them is a secret."""
+    known = list(values)
+    return None if None in known else sum(value for value in known if value is not None)
 
 
 def _last_metrics(history: list[RoundReport]) -> Metrics | None:

@@ -25,7 +25,7 @@ class PreparedRows:
 
     def __init__(self, config: RunConfig, design: Design, own: OwnFile | None = None) -> None:
         self._data = open_data(config, own)
-        self._design = design
+        self.design = design
         self._kept: OrderedDict[str, Shard] = OrderedDict()
         self._bytes = 0
         self._lock = Lock()  # a client that overran its deadline may still be loading
@@ -57,7 +57,7 @@ class PreparedRows:
 
     def _prepared(self, client: str) -> Shard:
         division = self._data.divide(client)
-        shard = Shard(client, *self._design.prepare(division.train, division.test))
+        shard = Shard(client, *self.design.prepare(division.train, division.test))
         for array in _arrays(shard):
             array.setflags(write=False)
         return shard

@@ -74,6 +74,21 @@ class RunFolder:
         return self.path / "sites.json"
 
     @property
+    def ledger(self) -> Path:
+        """What has been spent of privacy; only where it is promised."""
+        return self.path / "ledger.jsonl"
+
+    @property
+    def privacy(self) -> Path:
+        """What the run promises, and what that has come to."""
+        return self.path / "privacy.json"
+
+    @property
+    def baselines(self) -> Path:
+        """Comparisons that a promise of privacy does not cover; only where they were asked for."""
+        return self.path / "baselines.json"
+
+    @property
     def report(self) -> Path:
         """All of it on one page, for people."""
         return self.path / "report.html"
@@ -88,7 +103,7 @@ class RunFolder:
 
         Raises Refused, and touches nothing, where one has been or cannot be, and where CSV files lie.
         """
-        for used in (self.summary, self.rounds, self.checkpoint):
+        for used in (self.summary, self.rounds, self.checkpoint, self.ledger):
             if used.exists():
                 raise Refused(f"{used.name} exists", f"--out {self.path}", "choose another folder, or use --resume")
         if self.path.is_dir() and any(self.path.glob("*.csv")):
@@ -137,7 +152,7 @@ class RunFolder:
         reports = self.read_rounds(last)
         lines = (json.dumps(report.to_json(), allow_nan=False) + "\n" for report in reports)
         write_atomically(self.rounds, "".join(lines).encode())
-        for written in (self.summary, self.sites, self.report):
+        for written in (self.summary, self.sites, self.report, self.privacy, self.baselines):
             written.unlink(missing_ok=True)
         return reports
 

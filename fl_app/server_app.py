@@ -13,13 +13,24 @@ from flwr.common.logger import log
 from flwr.serverapp import Grid, ServerApp
 from threadpoolctl import threadpool_limits
 
-from fl_app.assembly import begin, build_dataset, build_strategy, build_task, measured_at_server, open_data
+from fl_app.assembly import (
+    agreed_beforehand,
+    begin,
+    build_dataset,
+    build_strategy,
+    build_task,
+    measured_at_server,
+    open_data,
+    population,
+)
 from fl_app.checkpoint import Checkpoint
 from fl_app.config import RunConfig
 from fl_app.console import round_line
 from fl_app.enrolment import Enrolment
 from fl_app.errors import Refused
 from fl_app.findings import Findings, coefficients, compared, kinds_of_models, surveyed_sites, wants_curvature
+from fl_app.promise import open_ledger, settled_strategy
+from fl_app.receipts import audited
 from fl_app.results import Ending, finish
 from fl_app.rows import pooled, prepared_rows
 from fl_app.run_folder import RunFolder, default_folder, write_atomically
@@ -30,10 +41,13 @@ from fl_app.variants import play
 from strategies import wire
 from strategies.base import RunResult, ServerState, Setting, TooFewClients
 from strategies.history import RoundReport
+from strategies.private_means import PrivateMeans
+from strategies.protection import Ledger, Protection
 from strategies.roster import Roster
 from strategies.survey import survey
 from strategies.update import Arrays
 from tasks.base import Task
+from tasks.data.declared import centred
 from tasks.data.design import Design
 
 OnLine = Callable[[Mapping[str, Any]], None]
@@ -67,7 +81,8 @@ def serve(grid: Grid, config: RunConfig, on_line: OnLine | None = None, variant:
     sinks = open_sinks(config.sinks, folder.path, config)
     try:
         with threadpool_limits(config.threads):
-            reason, findings = _Run(grid, config, folder, earlier, on_line, sinks, variant).play()
+            seen = audited(grid, config, folder.path)
+            reason, findings = _Run(seen, config, folder, earlier, on_line, sinks, variant).play()
     except Exception as error:
         reason = "too-few-clients" if isinstance(error, TooFewClients) else "error"
         told = str(error) if isinstance(error, TooFewClients | Refused) else f"{type(error).__name__}: {error}"
@@ -95,25 +110,31 @@ class _Run:
         """Enrol, train, record, look back; the reason for which the run ended, and what was found then."""
         began = time.monotonic()
         config, earlier = self.config, self.earlier
-        strategy = build_strategy(config)
+        strategy = settled_strategy(config, self.folder)
+        private = strategy.protection is not None
         server_held = build_dataset(config).server_held
         enrolment = Enrolment(
             config,
             known=frozenset(open_data(config).clients) if server_held else None,
-            design=earlier.design if earlier else None,
+            design=earlier.design if earlier else agreed_beforehand(config, strategy),
             variant=self.variant,
+            private=private,
+            population=strategy.basics.population,
         )
-        design = enrolment.open(self.grid)
+        design, job = enrolment.open(self.grid), earlier.job if earlier else uuid.uuid4().hex
+        ledger = open_ledger(self.folder, strategy.protection)
+        if strategy.protection is not None and strategy.protection.means and earlier is None:
+            design = self._centred(strategy.protection, design, enrolment, job, ledger)
         task, params = self._begin(build_task(config, design.schema))
         at_server = measured_at_server(task, config)
         start = Checkpoint(
             config=config,
-            job=earlier.job if earlier else uuid.uuid4().hex,
-            state=earlier.state if earlier else ServerState(0, params, strategy.server_optimizer.init(params)),
+            job=job,
+            state=earlier.state if earlier else strategy.first_state(params),
             design=design,
             array_names=task.array_names,
             clients=len(enrolment),
-            metrics_on="server" if at_server else "clients",
+            metrics_on="server" if at_server else None if private else "clients",
             startup_s=time.monotonic() - began,
             resumed_from=earlier.state.round if earlier else None,
             frozen_names=task.frozen_names,
@@ -121,11 +142,13 @@ class _Run:
         )
         history = self.folder.rewind(start.state.round) if earlier else []
         Checkpoint.commit(start.prepare(self.folder.checkpoint), self.folder.checkpoint)
+        exact_metrics = not at_server and not private
 
         def record(report: RoundReport, state: ServerState) -> None:
             self._record(replace(start, state=state), report)
 
-        common = ConfigRecord(Common(start.job, not at_server, design, self.variant, held_sha256(task)).values())
+        train_metrics = exact_metrics and not enrolment.unmeasured
+        common = ConfigRecord(Common(start.job, train_metrics, design, self.variant, held_sha256(task)).values())
         result = strategy.start(
             self.grid,
             wire.params_record(params),
@@ -137,15 +160,38 @@ class _Run:
             setting=Setting(
                 roster=enrolment,
                 metrics=task,
-                train_metrics=not at_server,
+                train_metrics=train_metrics,
                 client_state=bool(task.personal_names),
                 evaluate_every=1 if at_server else config.evaluate_every,
                 resume=start.state,
                 history=history,
+                ledger=ledger,
                 on_round=record,
             ),
         )
         return result.stop_reason, self._look_back(task, design, result, enrolment.current(self.grid), common)
+
+    def _centred(
+        self, protection: Protection, design: Design, enrolment: Enrolment, job: str, ledger: Ledger | None
+    ) -> Design:
+        """The declared design, with numbers centred at the means that the clients release under noise."""
+        config, asked = self.config, PrivateMeans(protection, len(design.numbers))
+        if not asked.size:
+            return design
+        if ledger is None:
+            raise RuntimeError("a promise without a ledger")
+        ledger.append(0, 0, asked.release)
+        means = asked.ask(
+            self.grid,
+            enrolment.current(self.grid),
+            ConfigRecord(Common(job, False, design, self.variant).values()),
+            population(config),
+            fold=True,
+            timeout_s=config.round_timeout_s,
+        )
+        if means is None:
+            raise TooFewClients("no client gave the means of its features: see the logs of the nodes")
+        return centred(design, means.tolist())
 
     def _begin(self, task: Task) -> tuple[Task, Arrays]:
         """The task with the arrays that do not travel, and the params. The former go into the run's folder."""
@@ -164,7 +210,7 @@ class _Run:
         """The last exchange, where it has something to ask, and what can be computed here."""
         config, params = self.config, wire.read_params(RecordDict({"params": result.arrays}))
         kinds = kinds_of_models(task, config)
-        private, at_sites = build_strategy(config).pipeline.private, build_dataset(config).at_sites
+        private, at_sites = build_strategy(config).protection is not None, build_dataset(config).at_sites
         curvature = not private and wants_curvature(task, config, params, design)
         seen = None
         if curvature or ((at_sites or len(kinds) > 1) and not private):
@@ -182,11 +228,13 @@ class _Run:
                 used_rounds=result.used_rounds,
             )
         found = Findings()
-        if not at_sites:
+        if not at_sites and (not private or config.unprotected_baselines):
             shards = list(prepared_rows(config, design).shards(roster.clients))
             found = compared(task, config, shards, params, seen)
         elif seen is not None:
             found = Findings(sites=surveyed_sites(task, seen, {c: roster[c].num_examples for c in roster.clients}))
+        if private:
+            found = Findings(unprotected=found.unprotected_json())
         return replace(found, coefficients=coefficients(task, config, params, design, seen))
 
     def _record(self, checkpoint: Checkpoint, report: RoundReport) -> None:

@@ -14,13 +14,17 @@ from flwr.app import Context
 
 from fl_app.assembly import begin, build_dataset, build_strategy, build_task, open_data
 from fl_app.caller import CALLER
-from fl_app.client_state import ClientStore
+from fl_app.client_state import ClientStore, file_name
 from fl_app.config import RunConfig
 from fl_app.errors import Refused
+from fl_app.held_model import HeldModel
+from fl_app.policy import Ask, Policy, asked_policy
 from fl_app.rows import PreparedRows, prepared_rows
+from fl_app.site_ledger import SiteLedgers
 from fl_app.tensors import params_sha256
 from fl_app.variants import named, variant_config, variant_of
 from strategies.base import ComposedStrategy
+from strategies.wire import Order
 from tasks.base import Schema, Task
 from tasks.data.base import OwnFile
 from tasks.data.design import Design
@@ -65,20 +69,43 @@ class Site:
     rows: PreparedRows
     store: ClientStore
     train_metrics: bool
+    held_model: HeldModel
+    ledgers: SiteLedgers | None
+    """What its clients have spent of privacy; None in a simulation."""
+    policy: Policy | None
+    """What the site demands; None where it demands nothing."""
 
     @classmethod
-    def of(cls, context: Context, common: Common) -> "Site":
-        """From a message's context and what the server sent with it."""
+    def of(cls, context: Context, common: Common, ask: Ask = "train") -> "Site":
+        """From a message's context and what the server sent with it. Raises Declined where the site's policy forbids
+        what is asked."""
         config = variant_config(context.run_config, common.variant)
+        ledgers, metrics = own_ledgers(config, common.job, context.node_config), common.train_metrics
+        policy = asked_policy(config, context.node_config, ask, ledgers, ask == "train" and metrics)
         check_reading(config, context.node_config)
+        strategy, state = build_strategy(config), state_folder(config, context.node_config)
         return cls(
             config=config,
-            strategy=build_strategy(config),
+            strategy=strategy,
             task=_task(config, common, context.node_config),
             rows=prepared_rows(config, common.design, own_file(context.node_config)),
-            store=ClientStore(_state_folder(config, context.node_config), common.job),
-            train_metrics=common.train_metrics,
+            store=ClientStore(state, common.job),
+            held_model=HeldModel(state / file_name(common.job) / f"node-{context.node_id}"),
+            ledgers=ledgers,
+            policy=policy,
+            train_metrics=common.train_metrics and strategy.protection is None,
         )
+
+    @property
+    def tells_counts(self) -> bool:
+        """Whether the number of a client's rows may leave the node."""
+        return self.policy is None or self.policy.release.counts
+
+    def folds(self, order: Order) -> bool:
+        """Whether the updates of an order's clients are added up here: where the server asks for it and the site lets
+        it. One client's own is as good as a sum."""
+        allowed = self.policy is None or self.policy.release.folding or len(order.clients) == 1
+        return order.fold and allowed
 
 
 def held_sha256(task: Task) -> str:
@@ -162,7 +189,12 @@ def _simulated() -> bool:
     return CALLER in os.environ or (ray is not None and ray.is_initialized())
 
 
-def _state_folder(config: RunConfig, node_config: Mapping[str, Any]) -> Path:
+def own_ledgers(config: RunConfig, job: str, node_config: Mapping[str, Any]) -> SiteLedgers | None:
+    """Those of a node with a file of its own, seen from one run; None in a simulation."""
+    return SiteLedgers(state_folder(config, node_config), job) if own_file(node_config) else None
+
+
+def state_folder(config: RunConfig, node_config: Mapping[str, Any]) -> Path:
     """Where clients' state is kept: what the site says; in a simulation below the run's folder; else Flower's own."""
     if "state" in node_config:
         return Path(str(node_config["state"]))

@@ -1,9 +1,11 @@
 """What a run would find at a site: its file, its columns, what it would tell, one local epoch."""
 
+import json
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -12,7 +14,8 @@ from fl_app.assembly import begin, build_task, fit_config, open_data, rules
 from fl_app.config import RunConfig
 from fl_app.console import short_number
 from fl_app.errors import Refused
-from fl_app.site import hosted_clients, own_file
+from fl_app.policy import Policy, verdicts
+from fl_app.site import hosted_clients, own_file, own_ledgers
 from tasks.base import KeepsState, Shard
 from tasks.data.agreement import RARE, Description, Rules, agree, describe
 from tasks.data.base import DataSource
@@ -24,8 +27,21 @@ NAMED = 8  # columns, classes or categories that a line names
 
 def examine(config: RunConfig, node_config: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Every client of a node, as if it were alone. Raises Refused, with the remedy, for what would keep it out."""
+    said = _policy(config, node_config)
     data = open_data(config, own_file(node_config))
-    return [_examine(config, data, client) for client in hosted_clients(config, node_config)]
+    return [{**_examine(config, data, client), "policy": said} for client in hosted_clients(config, node_config)]
+
+
+def _policy(config: RunConfig, node_config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What the site demands, and what it would say to each message of the run; None where it demands nothing.
+
+    Raises Refused for a policy that is broken.
+    """
+    if not (path := str(node_config.get("policy", ""))):
+        return None
+    policy = Policy.of(Path(path).expanduser())
+    said = verdicts(policy, config, node_config, own_ledgers(config, "", node_config))
+    return {"demands": policy.demands(), "verdicts": {ask: asdict(verdict) for ask, verdict in said.items()}}
 
 
 def _examine(config: RunConfig, data: DataSource, client: str) -> dict[str, Any]:
@@ -110,6 +126,7 @@ def check_lines(site: Mapping[str, Any]) -> list[str]:
     if site["constant"]:
         lines.append(f"columns with one value, of no use here: {_few(site['constant'])}")
     lines += _told_lines(told, bool(site["classes"]))
+    lines += _policy_lines(site["policy"]) if site["policy"] is not None else []
     if training is None:
         return [*lines, "one class here: a run needs another one somewhere; no local epoch was tried"]
     change = ""
@@ -133,6 +150,16 @@ def _told_lines(told: Mapping[str, Any], classes: bool) -> list[str]:
         parts.append("which columns have missing cells")
     lines = [f"a run would be told {', '.join(parts[:-1])} and {parts[-1]}"]
     return lines + [f"  categories of {name}: {_few(levels)}" for name, levels in categories.items()]
+
+
+def _policy_lines(policy: Mapping[str, Any]) -> list[str]:
+    """What the site's own demands make of that."""
+    demands = [f"{key} = {json.dumps(value)}" for key, value in policy["demands"].items()]
+    lines = ["the policy of this site:", *(f"  {demand}" for demand in demands)]
+    for ask, verdict in policy["verdicts"].items():
+        said = f"declined by {verdict['clause']}: {verdict['detail']}" if verdict["clause"] else "allowed"
+        lines.append(f"such a run would be told, when it asks to {ask}: {said}")
+    return lines
 
 
 def _statistics(told: Mapping[str, Any]) -> str:

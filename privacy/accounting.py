@@ -153,11 +153,36 @@ def calibrate(
     if not 0.0 < target_epsilon < math.inf:
         raise ValueError(f"expected a finite epsilon above 0, got {target_epsilon}")
 
+    _check_delta(delta)
+    if count < 1:
+        raise ValueError(f"expected 1 or more releases, got {count}")
+    if sampling.rate == 1.0 and not beside:
+        return _without_sampling(target_epsilon, delta, relation, count)
+
     def claimed(noise: float) -> float:
         return spent([Release("calibrated", noise, sampling, count), *beside], relation, delta).epsilon
 
     low, high = _bracket(claimed, target_epsilon)
     return _rounded_up(_narrowed(claimed, target_epsilon, low, high), claimed, target_epsilon)
+
+
+def _without_sampling(target_epsilon: float, delta: float, relation: Relation, count: int) -> float:
+    """In closed form, and without dp-accounting: nodes whose clients add the noise need it in every message."""
+    from privacy.analytic import analytic_gaussian_noise
+
+    distance = 2 if relation == "replace-one" else 1
+    noise = distance * math.sqrt(count) * analytic_gaussian_noise(target_epsilon, delta)
+    if noise > LARGEST_NOISE:
+        raise _unreachable(target_epsilon)
+    digits = 5 - math.floor(math.log10(noise))
+    return round(math.ceil(noise * 10.0**digits) / 10.0**digits, digits)
+
+
+def _unreachable(target_epsilon: float) -> ValueError:
+    return ValueError(
+        f"no noise multiplier up to {LARGEST_NOISE:g} gives epsilon {target_epsilon:g}: take fewer rounds, a lower"
+        " sampling rate, or a larger epsilon or delta"
+    )
 
 
 # ------------------------------------------------------------------------------------------------------- what is alike
@@ -228,10 +253,7 @@ def _bracket(claimed: _Claimed, target: float) -> tuple[float, float]:
     low, high = 0.25, 1.0
     while claimed(high) > target:
         if high >= LARGEST_NOISE:
-            raise ValueError(
-                f"no noise multiplier up to {LARGEST_NOISE:g} gives epsilon {target:g}: take fewer rounds, a lower"
-                " sampling rate, or a larger epsilon or delta"
-            )
+            raise _unreachable(target)
         low, high = high, min(high * 4, LARGEST_NOISE)
     while claimed(low) <= target:
         low, high = low / 4, low

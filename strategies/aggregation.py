@@ -1,6 +1,7 @@
 """From the good updates of a round to one step for the server optimiser."""
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 from strategies.update import Arrays, ExactSum, FixedPoint, Update
@@ -16,7 +17,7 @@ class Fold(Protocol):
         """Take in one client's update or a partial sum. Raises InvalidUpdate and is then unchanged."""
 
     def total(self) -> Update:
-        """Everything taken in."""
+        """Everything taken in; of an aggregator that needs each update, its aggregate already."""
 
     def __len__(self) -> int:
         """How many clients' updates it holds."""
@@ -27,6 +28,11 @@ class Aggregator(ABC):
 
     needs_each: ClassVar[bool]  # sees every client's update: nodes must not fold, pipelines must not seal
     divisor_is_public: ClassVar[bool]  # False: the divisor depends on who replied and with how many rows
+
+    @property
+    def fewest(self) -> int:
+        """With fewer updates there is no aggregate, whatever min-clients allows."""
+        return 0
 
     @abstractmethod
     def start(self, grid: FixedPoint) -> Fold:
@@ -50,3 +56,21 @@ class WeightedMean(Aggregator):
     def finish(self, total: Update, grid: FixedPoint) -> Arrays:
         """Divides once, by the total weight."""
         return tuple(grid.to_float(array, total.weight) for array in total.arrays)
+
+
+@dataclass(frozen=True)
+class FixedDivisor(Aggregator):
+    """sum(w_i x_i) / divisor. The divisor is settled before anybody answers, so who does not answer counts as zero."""
+
+    divisor: float
+
+    needs_each = False
+    divisor_is_public = True
+
+    def start(self, grid: FixedPoint) -> ExactSum:
+        """An empty exact sum."""
+        return ExactSum(grid)
+
+    def finish(self, total: Update, grid: FixedPoint) -> Arrays:
+        """Divides once."""
+        return tuple(grid.to_float(array, self.divisor) for array in total.arrays)

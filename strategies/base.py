@@ -19,12 +19,14 @@ from flwr.serverapp.strategy import Result, Strategy
 
 from strategies import wire
 from strategies.aggregation import Aggregator
+from strategies.downlink import Downlink, StepCodec
 from strategies.exchange import Exchange
 from strategies.history import Metrics, MetricSpec, RoundReport
 from strategies.optimizers import Contributors, ServerOptimizer
+from strategies.protection import Accountant, BudgetSpent, Ledger, Protection
 from strategies.roster import Member, Roster
-from strategies.rounds import OpenRound, relative_change
-from strategies.sampling import Everyone, Sampler, derive_seed, round_rng
+from strategies.rounds import OpenRound, Plain, relative_change
+from strategies.sampling import Draw, Sampler, clients_per_round, derive_seed, round_rng
 from strategies.stopping import Rounds, StopReason, StopRule
 from strategies.transform import IllegalChain, Pipeline, Round
 from strategies.update import Arrays, ExactSum, FixedPoint, Update
@@ -45,13 +47,18 @@ class TooFewClients(RuntimeError):
 class ServerState:
     """All that a run needs to go on after `round` rounds.
 
-    `used_rounds` gives, where clients keep state, the last round that used an update of each client.
+    `used_rounds` gives the last round that used an update of each client, where clients keep state; `asked_rounds` the
+    last for which each was drawn, where none may take part too often. `pipeline` is the server's state of the pipeline,
+    `sent` the model that clients had last, where it is not the params.
     """
 
     round: int
     params: Arrays
     optimizer: Arrays
     used_rounds: Mapping[str, int] = field(default_factory=dict)
+    pipeline: Arrays = ()
+    sent: Arrays = ()
+    asked_rounds: Mapping[str, int] = field(default_factory=dict)
 
 
 class RosterSource(Protocol):
@@ -74,12 +81,26 @@ class NodesAsClients:
 
 @dataclass(frozen=True)
 class Basics:
-    """What every strategy is given, whatever its parts: the run keys that concern the loop."""
+    """What every strategy is given, whatever its parts: the run keys that concern the loop.
 
-    sampler: Sampler = field(default_factory=Everyone)
+    `clients_per_round` is 0 for all. `population`, the number of clients, is public where privacy rests on it; 0 where
+    it is not known: at a node. `noise_multiplier` is what an
+    earlier part of the run settled on, which a resumed run keeps; 0 for none. The next four are what clients do in a
+    round, as the run says, where privacy follows from it. `private_means`: those of the features are released before.
+    """
+
+    clients_per_round: int = 0
     stop: StopRule = field(default_factory=Rounds)
     min_clients: int = 2
     seed: int = 0
+    rounds: int = 1
+    population: int = 0
+    noise_multiplier: float = 0.0
+    batch_size: int = 0
+    min_examples: int = 1
+    local_epochs: int = 1
+    local_steps: int = 0
+    private_means: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,7 +109,8 @@ class Setting:
 
     `fold`: nodes may add up their clients' updates. `train_metrics`: clients measure the model they receive.
     `client_state`: the model has parts that clients keep, whatever the strategy.
-    `evaluate_every` = 0 evaluates at the end only. `resume` and `history` continue an earlier run.
+    `evaluate_every` = 0 evaluates at the end only. `resume` and `history` continue an earlier run. `ledger` is written
+    by a strategy that promises privacy; without one it cannot run.
     """
 
     roster: RosterSource = field(default_factory=NodesAsClients)
@@ -99,6 +121,7 @@ class Setting:
     evaluate_every: int = 0
     resume: ServerState | None = None
     history: Sequence[RoundReport] = ()
+    ledger: Ledger | None = None
     on_round: Observer = lambda report, state: None
 
 
@@ -126,10 +149,18 @@ class ComposedStrategy(Strategy):
         pipeline: Pipeline,
         aggregator: Aggregator,
         server_optimizer: ServerOptimizer,
+        sampler: Sampler | None = None,
+        downlink: StepCodec | None = None,
     ) -> None:
+        """`sampler` is that of `clients_per_round` unless a promise of privacy asks for one of its own. `downlink`
+        encodes what clients are sent of the model; without one they are sent all of it."""
         if aggregator.needs_each and pipeline.seals:
             raise IllegalChain(f"{type(aggregator).__name__} needs every client's update, which the pipeline seals")
-        if pipeline.noised_sum and not aggregator.divisor_is_public:
+        if aggregator.needs_each and pipeline.opens_sum:
+            raise IllegalChain(
+                f"{type(aggregator).__name__} needs every client's update, which the pipeline opens on the sum only"
+            )
+        if pipeline.sensitivity is not None and not aggregator.divisor_is_public:
             raise IllegalChain(
                 f"{type(aggregator).__name__} divides by what depends on private counts,"
                 " which noise on the sum does not hide: use a fixed public denominator"
@@ -139,10 +170,13 @@ class ComposedStrategy(Strategy):
         self.pipeline = pipeline
         self.aggregator = aggregator
         self.server_optimizer = server_optimizer
+        self.sampler = sampler or clients_per_round(basics.clients_per_round)
+        self.downlink = downlink
         self._setting = Setting()
         self._timeout_s = 3600.0
         self._state = ServerState(0, (), ())
         self._open: OpenRound | None = None
+        self._down: Downlink | None = None
 
     @property
     def nodes_may_fold(self) -> bool:
@@ -153,6 +187,11 @@ class ComposedStrategy(Strategy):
     def stateful(self) -> bool:
         """Whether clients keep state of the strategy between rounds: of the work, then of the pipeline."""
         return self.work.stateful or self.pipeline.stateful
+
+    @property
+    def protection(self) -> Protection | None:
+        """The promise of privacy that noise in the pipeline, or in the clients' work, keeps."""
+        return self.pipeline.protection or self.work.protection
 
     # -------------------------------------------------------------------------------------------- the loop
 
@@ -175,8 +214,12 @@ class ComposedStrategy(Strategy):
         self._setting = setting = setting or Setting()
         self._timeout_s = timeout
         self._open = None
+        self._down = None if self.downlink is None else Downlink(self.downlink, self.basics.seed)
         params = wire.read_params(RecordDict({"params": initial_arrays}))
-        self._state = setting.resume or ServerState(0, params, self.server_optimizer.init(params))
+        self._state = self.first_state(params)
+        if (resume := setting.resume) is not None:
+            self._state = replace(resume, pipeline=self.pipeline.resumed(resume.pipeline))
+        accountant = self._accountant()
         result = RunResult(arrays=wire.params_record(self._state.params), history=list(setting.history))
         result.used_rounds = self._state.used_rounds
         train_config, evaluate_config = train_config or ConfigRecord(), evaluate_config or ConfigRecord()
@@ -195,14 +238,20 @@ class ComposedStrategy(Strategy):
             return result
         for number in range(self._state.round + 1, num_rounds + 1):
             began, before = time.monotonic(), self._state.params
-            train_metrics = self._train(grid, number, result, train_config)
+            try:
+                train_metrics = self._train(grid, number, result, train_config, accountant)
+            except BudgetSpent:
+                result.stop_reason = "budget"
+                break
             change = relative_change(before, self._state.params)
             due = number == num_rounds or (setting.evaluate_every and number % setting.evaluate_every == 0)
             report = self._report(evaluate(number) if due else None, train_metrics, change)
             reason = self.basics.stop([*result.history, report])
             if reason and not due:
                 report = self._report(evaluate(number), train_metrics, change)
-            report = replace(report, seconds={**report.seconds, "total": time.monotonic() - began})
+            epsilon = None if accountant is None else accountant.epsilon()
+            seconds = {**report.seconds, "total": time.monotonic() - began}
+            report = replace(report, seconds=seconds, epsilon=epsilon)
             _enter(result, report, at_server=evaluate_fn is not None)
             setting.on_round(report, self._state)
             if reason:
@@ -210,9 +259,24 @@ class ComposedStrategy(Strategy):
                 break
         return result
 
-    def _train(self, grid: Grid, number: int, result: RunResult, config: ConfigRecord) -> Metrics | None:
+    def first_state(self, params: Arrays) -> ServerState:
+        """What a run begins with."""
+        return ServerState(0, params, self.server_optimizer.init(params), pipeline=self.pipeline.begin())
+
+    def _accountant(self) -> Accountant | None:
+        if self.protection is None:
+            return None
+        if self._setting.ledger is None:
+            raise ValueError(f"{type(self).__name__} promises privacy: it needs a ledger to write what it spends")
+        return Accountant(self.protection, self._setting.ledger)
+
+    def _train(
+        self, grid: Grid, number: int, result: RunResult, config: ConfigRecord, accountant: Accountant | None
+    ) -> Metrics | None:
         """One round of training, tried once more with the same cohort when too few updates are good."""
-        for _ in range(ATTEMPTS):
+        for attempt in range(ATTEMPTS):
+            if accountant is not None:
+                accountant.charge(number, attempt)
             began = time.monotonic()
             replies = Exchange(grid, self.configure_train(number, result.arrays, config, grid), self._timeout_s)
             arrays, metrics = self.aggregate_train(number, replies)
@@ -228,14 +292,14 @@ class ComposedStrategy(Strategy):
         named = [f"{d.client} ({d.reason})" for d in now.dropped]
         raise TooFewClients(
             f"round {number}: {now.good} of {len(now.cohort)} clients gave a good update"
-            f", min-clients={self.basics.min_clients}"
+            f", {self._needed}"
             + (f"; dropped: {', '.join(named[:5])}{', ...' if len(named) > 5 else ''}" if named else "")
         )
 
     def _evaluate_on_clients(
         self, grid: Grid, number: int, arrays: ArrayRecord, config: ConfigRecord
     ) -> MetricRecord | None:
-        if self._setting.metrics is None:
+        if self._setting.metrics is None or self.protection is not None:
             return None
         replies = Exchange(grid, self.configure_evaluate(number, arrays, config, grid), self._timeout_s)
         metrics = self.aggregate_evaluate(number, replies)
@@ -251,7 +315,8 @@ class ComposedStrategy(Strategy):
         if self._open is None or self._open.info.number != server_round:
             self._open = self._draw(server_round, grid)
         beside = wire.params_record(self.server_optimizer.broadcast(self._state.params, self._state.optimizer))
-        return self._open.ask_train(arrays, config, self._order(), self.work.returns(self._state.params), beside)
+        model = self._down or Plain(arrays)
+        return self._open.ask_train(model, config, self._order(), self.work.returns(self._state.params), beside)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -264,17 +329,23 @@ class ComposedStrategy(Strategy):
                 fold.add(update)
                 now.payload_up += update.payload_bytes
         now.good, now.dropped = len(fold), now.failures()
-        if now.good < self.basics.min_clients:
+        total = fold.total()
+        if self._down is not None:
+            self._down.settle(now.following, now.lost, total.clients)
+        if now.good < max(0 if self.sampler.secret else self.basics.min_clients, self.aggregator.fewest):
             return None, None
-        total = self.pipeline.decode_sum(fold.total(), now.info)
+        total = total if now.good else self._nothing(before.params)
+        total, pipeline = self.pipeline.decode_sum(total, before.pipeline, now.info)
         aggregate = self.aggregator.finish(total, now.info.grid)
         who = Contributors(total.clients, total.weight, now.roster_weight)
         params, optimizer = self.server_optimizer.step(before.params, aggregate, before.optimizer, who)
+        params, pipeline = self.pipeline.settle(params, pipeline, now.info)
         if not all(np.isfinite(array).all() for array in params):
             raise Diverged(f"round {server_round}: the server's step gave values that are not finite")
         keep = self.stateful or self._setting.client_state
         used = {**before.used_rounds, **dict.fromkeys(total.clients, server_round)} if keep else {}
-        self._state = ServerState(server_round, params, optimizer, used)
+        asked = {**before.asked_rounds, **dict.fromkeys(now.cohort, server_round)} if self.sampler.spaced else {}
+        self._state = ServerState(server_round, params, optimizer, used, pipeline, before.sent, asked)
         return wire.params_record(params), self._summarised(total)
 
     def configure_evaluate(
@@ -303,14 +374,50 @@ class ComposedStrategy(Strategy):
 
     @property
     def _train_metrics(self) -> MetricSpec | None:
-        return self._setting.metrics if self._setting.train_metrics else None
+        return self._setting.metrics if self._setting.train_metrics and self.protection is None else None
+
+    @property
+    def _needed(self) -> str:
+        fewest, asked = self.aggregator.fewest, f"min-clients={self.basics.min_clients}"
+        return f"{type(self.aggregator).__name__} needs {fewest}" if fewest > self.basics.min_clients else asked
 
     def _draw(self, number: int, grid: Grid) -> OpenRound:
         roster = self._setting.roster.current(grid)
-        cohort = self.basics.sampler.sample(roster.clients, round_rng(self.basics.seed, number))
-        bound = sum(self.pipeline.max_weight(roster[client].num_examples) for client in cohort)
-        info = Round(number, derive_seed(self.basics.seed, "round", number), FixedPoint.for_weight(bound))
-        return OpenRound(roster, cohort, replace(info, public=self.pipeline.announce(info)), self.pipeline)
+        draw = Draw(number, round_rng(self.basics.seed, number), self._state.asked_rounds)
+        cohort = self.sampler.sample(roster.clients, draw)
+        if len(cohort) < self.aggregator.fewest:
+            raise TooFewClients(f"round {number}: a cohort of {len(cohort)} clients, {self._needed}")
+        info = Round(
+            number,
+            derive_seed(self.basics.seed, "round", number),
+            self._grid(roster, cohort),
+            template=self.work.returns(self._state.params),
+        )
+        if self._down is not None:
+            sent = self._down.advance(number, self._state.params, self._state.sent)
+            self._state = replace(self._state, sent=sent)
+        public = dict(self.pipeline.announce(self._state.pipeline, info))
+        if self.protection is not None:
+            public |= self.protection.announce()
+        return OpenRound(roster, cohort, replace(info, public=public), self.pipeline)
+
+    def _grid(self, roster: Roster, cohort: Sequence[str]) -> FixedPoint:
+        """The finest one on which the round's sum cannot overflow.
+
+        It is announced, so where privacy is promised it may tell neither the size of a secret cohort nor who is here.
+        """
+        if self.protection is None:
+            return FixedPoint.for_weight(sum(self.pipeline.max_weight(roster[c].num_examples) for c in cohort))
+        everybody = max(len(roster), self.basics.population)
+        sensitivity = self.pipeline.sensitivity
+        if sensitivity is None:
+            return FixedPoint.for_weight(everybody * self.pipeline.max_weight(1))
+        return FixedPoint.for_reach(everybody * sensitivity + self.pipeline.headroom)
+
+    def _nothing(self, params: Arrays) -> Update:
+        """The sum of no updates."""
+        template = self.pipeline.opened(self.work.returns(params))
+        return Update(tuple(np.zeros(shape, np.int64) for shape, _ in template), (), weight=0, on_grid=True)
 
     def _order(self) -> wire.Order:
         """The round's order; each node's message names its own clients of it."""
@@ -332,7 +439,7 @@ class ComposedStrategy(Strategy):
 
     def _report(self, metrics: Metrics | None, train_metrics: Metrics | None, change: float) -> RoundReport:
         now = self._round
-        return RoundReport(
+        report = RoundReport(
             round=now.info.number,
             metrics=metrics,
             train_metrics=train_metrics,
@@ -345,6 +452,18 @@ class ComposedStrategy(Strategy):
             payload_down=now.payload_down,
             params_change=change,
             seconds=dict(now.seconds),
+        )
+        if not self.sampler.secret:
+            return report
+        return replace(
+            report,
+            expected_clients=self.sampler.cohort_size(len(now.roster)),
+            good=None,
+            dropped=(),
+            bytes_up=None,
+            bytes_down=None,
+            payload_up=None,
+            payload_down=None,
         )
 
 

@@ -39,19 +39,20 @@ class RoundReport:
 
     `metrics` describe the model after the round, where it was evaluated. `train_metrics` came back with the updates
     and describe the model the round began with, on the test rows of its cohort. `params_change` is
-    ||new - old|| / max(||old||, 1) over all params.
+    ||new - old|| / max(||old||, 1) over all params. Of a cohort that is secret the size is the expected one, and what
+    would tell the real one is None. `epsilon`: spent up to and with this round, where privacy is promised.
     """
 
     round: int
     metrics: Metrics | None
     train_metrics: Metrics | None
     expected_clients: int
-    good: int
+    good: int | None
     dropped: tuple[Dropped, ...]
-    bytes_up: int
-    bytes_down: int
-    payload_up: int
-    payload_down: int
+    bytes_up: int | None
+    bytes_down: int | None
+    payload_up: int | None
+    payload_down: int | None
     params_change: float
     seconds: Mapping[str, float] = field(default_factory=dict)
     epsilon: float | None = None

@@ -3,7 +3,7 @@
 import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -252,6 +252,22 @@ class DampedNewton(ServerOptimizer):
         solution = along @ ((along.T @ (gradient / unit)) / curvatures[curved]) / unit
         flat = np.linalg.qr(directions[:, ~curved] / unit[:, None]).Q
         return np.asarray(solution - flat @ (flat.T @ solution))
+
+
+ServerOptimizerName = Literal["sgd", "adam", "yogi", "adagrad"]
+
+
+def optimizer_named(name: ServerOptimizerName, learning_rate: float, momentum: float) -> ServerOptimizer:
+    """The optimiser that a strategy names; a learning rate of 0 is its usual one. `momentum` is that of sgd, of which
+    the others have their own: beta1 (Reddi et al. 2021). Raises ValueError for momentum that would not be used."""
+    if name == "sgd":
+        return SGD(learning_rate or 1.0, momentum)
+    if momentum:
+        raise ValueError(f"momentum={momentum:g} is for server-optimizer=sgd: leave it out")
+    if name == "adagrad":
+        return Adagrad(learning_rate=learning_rate or 0.1, beta1=0.0, tau=1e-3)
+    second_moment = Adam if name == "adam" else Yogi
+    return second_moment(learning_rate=learning_rate or 0.03, beta1=0.9, beta2=0.99, tau=1e-3)
 
 
 def _unflatten(flat: np.ndarray, like: Arrays) -> Arrays:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from typing import Protocol
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message
@@ -14,8 +15,8 @@ from strategies.exchange import Exchange
 from strategies.history import Dropped, MetricSpec
 from strategies.roster import Roster
 from strategies.transform import Domain, Pipeline, Round
-from strategies.update import Arrays, DropReason, InvalidUpdate, Update
-from strategies.work import Template, check_template
+from strategies.update import Arrays, DropReason, InvalidUpdate, Template, Update
+from strategies.work import check_template
 
 WAVE_BYTES = 64 * 2**20  # replies that cannot be folded come in messages of at most this size
 
@@ -29,6 +30,31 @@ ERROR_REASONS: Mapping[int, DropReason] = {
     ErrorCode.MESSAGE_UNAVAILABLE: "timeout",
     ErrorCode.REPLY_MESSAGE_UNAVAILABLE: "timeout",
 }
+
+
+class Broadcast(Protocol):
+    """The model of a round as it is sent."""
+
+    def records(self, node: int) -> wire.ModelRecords:
+        """For the messages to a node."""
+
+    def bytes_for(self, client: str) -> int:
+        """How many bytes of it a client takes, as if it had a node of its own."""
+
+
+class Plain:
+    """The same params for everybody."""
+
+    def __init__(self, params: ArrayRecord) -> None:
+        self._params, self._bytes = params, wire.record_bytes(params)
+
+    def records(self, node: int) -> wire.ModelRecords:
+        """The params."""
+        return {"params": self._params}
+
+    def bytes_for(self, client: str) -> int:
+        """All of them."""
+        return self._bytes
 
 
 @dataclass
@@ -46,7 +72,10 @@ class OpenRound:
     payload_up: int = 0
     payload_down: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("send", "wait", "fold", "evaluate"), 0.0))
+    following: set[int] = field(default_factory=set)  # nodes that answered with the model of this round
+    lost: set[int] = field(default_factory=set)  # nodes that could not make it of what they were sent
     _asked: dict[str, tuple[str, ...]] = field(default_factory=dict)  # group id of a message -> its clients
+    _nodes: dict[str, int] = field(default_factory=dict)  # group id of a message -> its node
     _answered: set[str] = field(default_factory=set)
     _failed: dict[str, DropReason] = field(default_factory=dict)
 
@@ -62,32 +91,34 @@ class OpenRound:
     # ---------------------------------------------------------------------------------------------- orders
 
     def ask_train(
-        self, params: ArrayRecord, config: ConfigRecord, order: wire.Order, returned: Template, beside: ArrayRecord
+        self, model: Broadcast, config: ConfigRecord, order: wire.Order, returned: Template, beside: ArrayRecord
     ) -> list[Message]:
         """Messages for the cohort: one a node, or waves of bounded size where nodes may not fold."""
-        return self._ask("train", self.cohort, params, config, order, self._wave(order, returned), beside)
+        return self._ask("train", self.cohort, model, config, order, returned, beside)
 
     def ask_survey(
         self, params: ArrayRecord, config: ConfigRecord, order: wire.Order, returned: Template
     ) -> list[Message]:
         """The same for the last exchange of a run (strategies/survey.py)."""
-        return self._ask("query.survey", self.cohort, params, config, order, self._wave(order, returned))
+        return self._ask("query.survey", self.cohort, Plain(params), config, order, returned)
 
-    def _wave(self, order: wire.Order, returned: Template) -> int:
-        return len(self.cohort) if order.fold else max(1, WAVE_BYTES // max(1, template_bytes(returned)))
+    def ask_means(self, config: ConfigRecord, order: wire.Order, returned: Template) -> list[Message]:
+        """The same for the means of the features, before the first round (strategies/private_means.py)."""
+        nothing = Plain(wire.params_record(()))
+        return self._ask("query.means", self.cohort, nothing, config, order, returned)
 
     def ask_evaluate(self, params: ArrayRecord, config: ConfigRecord, order: wire.Order) -> list[Message]:
         """One message a node, for all clients of the roster."""
-        return self._ask("evaluate", self.roster.clients, params, config, order, len(self.roster))
+        return self._ask("evaluate", self.roster.clients, Plain(params), config, order, ())
 
     def _ask(
         self,
         kind: str,
         clients: Sequence[str],
-        params: ArrayRecord,
+        model: Broadcast,
         config: ConfigRecord,
         order: wire.Order,
-        wave: int,
+        returned: Template,
         beside: ArrayRecord | None = None,
     ) -> list[Message]:
         self._asked.clear()
@@ -96,20 +127,32 @@ class OpenRound:
         used = dict(zip(order.clients, order.used_rounds, strict=True))
         messages = []
         for node, hosted in self.roster.by_node(clients).items():
+            wave, fold = self._wave(len(hosted), order, returned)
             for start in range(0, len(hosted), wave):
                 members = hosted[start : start + wave]
                 group = f"{kind}/{order.round}/{node}/{start}"
-                self._asked[group] = members
+                self._asked[group], self._nodes[group] = members, node
                 own = replace(
                     order,
                     clients=members,
                     used_rounds=tuple(used.get(client, 0) for client in members),
                     timeout_s=order.timeout_s * wave / max(wave, len(hosted)),  # waves share the time
+                    fold=fold,
                 )
-                messages.append(Message(wire.order_content(own, params, config, beside), node, kind, group_id=group))
-        sent = wire.record_bytes(params) + (wire.record_bytes(beside) if beside else 0)
-        self.payload_down += len(clients) * sent
+                content = wire.order_content(own, model.records(node), config, beside)
+                messages.append(Message(content, node, kind, group_id=group))
+        always = wire.record_bytes(beside) if beside else 0
+        self.payload_down += sum(model.bytes_for(client) + always for client in clients)
         return messages
+
+    def _wave(self, hosted: int, order: wire.Order, returned: Template) -> tuple[int, bool]:
+        """How many of a node's clients a message asks for, and whether the node is to add up their updates: where it
+        may, and the sum is not larger than what they would send one by one, encoded."""
+        each = template_bytes(self.pipeline.encodes(returned)) if returned else 0
+        summed = template_bytes(on_grid(self.pipeline.opened(returned))) if returned else 0
+        if not returned or (order.fold and summed <= hosted * each):
+            return hosted, order.fold
+        return max(1, WAVE_BYTES // max(1, each)), False
 
     # --------------------------------------------------------------------------------------------- answers
 
@@ -131,6 +174,7 @@ class OpenRound:
             except wire.WireError:
                 self._drop(asked, "keys")
                 continue
+            self._note(reply.metadata.group_id, asked, answer)
             for dropped in answer.dropped:
                 if dropped.client in asked and dropped.client not in self._answered:
                     self._drop([dropped.client], dropped.reason)
@@ -142,6 +186,11 @@ class OpenRound:
                     with self.dropping(update):
                         yield self._checked(update, metrics, returned)
             self._drop(set(asked) - self._answered, "keys")
+
+    def _note(self, group: str, asked: Sequence[str], answer: wire.Answer) -> None:
+        """Whether the node had the model. One that did not says so of all its clients."""
+        undecoded = {dropped.client for dropped in answer.dropped if dropped.reason == "decode"}
+        (self.lost if undecoded >= set(asked) else self.following).add(self._nodes[group])
 
     @contextmanager
     def dropping(self, update: Update) -> Iterator[None]:
@@ -169,15 +218,16 @@ class OpenRound:
                 raise InvalidUpdate("keys", f"{len(update.clients)} clients in an update that is no sum")
             update = replace(update, payload_bytes=wire.encoded_bytes(update.arrays))
             update = self.pipeline.decode_each(update, self.info)
+        opened = self.pipeline.opened(returned)
         if update.on_grid:
-            check_template(update.arrays, on_grid(returned))
-            if not 0 <= update.payload_bytes <= 2 * len(update.clients) * template_bytes(returned):
+            check_template(update.arrays, on_grid(opened))
+            if not 0 <= update.payload_bytes <= 2 * len(update.clients) * template_bytes(opened):
                 raise InvalidUpdate("decode", f"a payload of {update.payload_bytes} bytes")
             if self.pipeline.gives is Domain.REAL:
                 self.info.grid.check_sum(update.arrays, update.weight, len(update.clients))
         else:
-            check_template(update.arrays, returned)
-        return update
+            check_template(update.arrays, opened)
+        return self.pipeline.limit(update, self.info)
 
     def count_bytes(self, replies: Exchange) -> None:
         """Enter what an exchange sent and received."""

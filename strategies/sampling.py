@@ -1,11 +1,22 @@
-"""Who takes part in a round. Samplers draw clients, never nodes: where a client is hosted changes nothing."""
+"""Who takes part in a round. Samplers draw clients, never nodes: where a client is hosted changes nothing.
+
+A sampler whose draw makes a promise of privacy stronger is *secret*: it draws from the entropy of the operating system,
+and whom it drew leaves the server process only towards those who were drawn.
+"""
 
 import hashlib
+import random
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import ClassVar
 
 import numpy as np
+
+from privacy.accounting import Sampling
+
+NEVER: Mapping[str, int] = MappingProxyType({})
 
 
 def derive_seed(seed: int, *parts: object) -> int:
@@ -19,23 +30,41 @@ def round_rng(seed: int, round: int) -> np.random.Generator:
     return np.random.default_rng([seed, round])
 
 
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """One draw of a cohort. `asked_rounds`: the last round for which each client was drawn, where that is kept."""
+
+    round: int
+    rng: np.random.Generator
+    asked_rounds: Mapping[str, int] = field(default_factory=lambda: NEVER)
+
+
 class Sampler(ABC):
     """Draws the cohort of a round."""
 
+    secret: ClassVar[bool] = False
+    """Whether a promise of privacy rests on nobody knowing who was drawn."""
+    spaced: ClassVar[bool] = False
+    """Whether it has to know when a client was used last."""
+
     @abstractmethod
-    def sample(self, clients: Sequence[str], rng: np.random.Generator) -> tuple[str, ...]:
+    def sample(self, clients: Sequence[str], draw: Draw) -> tuple[str, ...]:
         """The cohort, in the order of `clients`, which is sorted."""
 
     @abstractmethod
     def cohort_size(self, population: int) -> int:
-        """How many clients a cohort has."""
+        """How many clients a cohort has, or is expected to have."""
+
+    def describe(self) -> Sampling:
+        """What the accountant may assume of it."""
+        return Sampling("none")
 
 
 @dataclass(frozen=True)
 class Everyone(Sampler):
     """All clients in every round."""
 
-    def sample(self, clients: Sequence[str], rng: np.random.Generator) -> tuple[str, ...]:
+    def sample(self, clients: Sequence[str], draw: Draw) -> tuple[str, ...]:
         """All of them."""
         return tuple(clients)
 
@@ -50,14 +79,99 @@ class FixedSize(Sampler):
 
     size: int
 
-    def sample(self, clients: Sequence[str], rng: np.random.Generator) -> tuple[str, ...]:
+    def sample(self, clients: Sequence[str], draw: Draw) -> tuple[str, ...]:
         """min(size, population) distinct clients."""
-        chosen = rng.choice(len(clients), size=self.cohort_size(len(clients)), replace=False)
+        chosen = draw.rng.choice(len(clients), size=self.cohort_size(len(clients)), replace=False)
         return tuple(clients[i] for i in np.sort(chosen))
 
     def cohort_size(self, population: int) -> int:
         """min(size, population)."""
         return min(self.size, population)
+
+
+@dataclass(frozen=True)
+class OfPopulation(Sampler):
+    """A cohort of `size` out of a `population` whose number is public, and fixed for the run.
+
+    `population` is 0 at a node, which draws nothing. Raises ValueError for a cohort larger than the population.
+    """
+
+    size: int
+    population: int
+    source: random.Random = field(default_factory=random.SystemRandom, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.population and not 1 <= self.size <= self.population:
+            raise ValueError(
+                f"clients-per-round={self.size} of {self.population} clients: expected 1 to {self.population}"
+            )
+
+    def cohort_size(self, population: int) -> int:
+        """`size`, whoever is there."""
+        return self.size
+
+    @property
+    def rate(self) -> float:
+        """The probability of one client to be drawn. Raises ValueError where the population is not known."""
+        if not self.population:
+            raise ValueError("the number of clients is not known here: set num-clients, which a private run publishes")
+        return self.size / self.population
+
+
+@dataclass(frozen=True)
+class Poisson(OfPopulation):
+    """Each client by itself with probability size / population; an empty cohort is a cohort."""
+
+    secret = True
+
+    def sample(self, clients: Sequence[str], draw: Draw) -> tuple[str, ...]:
+        """Whoever the coin fell for; the probability is exact, and no seed foretells it."""
+        return tuple(client for client in clients if self.source.randrange(self.population) < self.size)
+
+    def describe(self) -> Sampling:
+        """Poisson sampling with this rate."""
+        return Sampling("poisson", self.rate)
+
+
+@dataclass(frozen=True)
+class SecretFixedSize(OfPopulation):
+    """`size` of the population without replacement. Who is drawn and absent is missing from the cohort."""
+
+    secret = True
+
+    def sample(self, clients: Sequence[str], draw: Draw) -> tuple[str, ...]:
+        """All subsets of the population are equally likely. Raises ValueError for more clients than the population."""
+        if len(clients) > self.population:
+            raise ValueError(f"{len(clients)} clients are here, more than the {self.population} that were announced")
+        chosen = self.source.sample(range(self.population), self.size)
+        return tuple(clients[place] for place in sorted(chosen) if place < len(clients))
+
+    def describe(self) -> Sampling:
+        """Sampling without replacement of this size."""
+        return Sampling("fixed", self.rate, self.size, self.population)
+
+
+@dataclass(frozen=True)
+class Spaced(OfPopulation):
+    """`size` clients of those that were not asked in the last `separation` - 1 rounds, those asked longest ago first.
+
+    Nothing about it is random that would need to be secret: it bounds how often, and how close together, a client can
+    take part, whoever is online.
+    """
+
+    spaced = True
+
+    @property
+    def separation(self) -> int:
+        """The least number of rounds from one use of a client to the next."""
+        return max(1, self.population // self.size)
+
+    def sample(self, clients: Sequence[str], draw: Draw) -> tuple[str, ...]:
+        """At most `size`; ties are broken by the run's seed."""
+        last = {client: draw.asked_rounds.get(client, -self.separation) for client in clients}
+        free = [client for client in clients if draw.round - last[client] >= self.separation]
+        order = sorted(draw.rng.permutation(len(free)), key=lambda place: last[free[place]])
+        return tuple(free[place] for place in sorted(order[: self.size]))
 
 
 def clients_per_round(count: int) -> Sampler:

@@ -7,12 +7,14 @@ left at the server. `chain` refuses an order that cannot be right, when it is bu
 
 from abc import ABC
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
+from itertools import accumulate
 from types import MappingProxyType
 from typing import ClassVar
 
-from strategies.update import Arrays, FixedPoint, Update
+from strategies.protection import Protection
+from strategies.update import Arrays, FixedPoint, Template, Update
 
 ANY_NUMBER_OF_EXAMPLES = 2**62
 
@@ -39,21 +41,28 @@ class Domain(Enum):
 class Round:
     """What both halves of a transform may know of a round.
 
-    `seed` is derived: at the client from (run seed, round, client), at the server from (run seed, round).
+    `seed` is derived: at the client from (run seed, round, client), at the server from (run seed, round). `template`:
+    shapes and dtypes of the arrays that a step's `encode` takes, and that its server half has to give back.
     """
 
     number: int
     seed: int
     grid: FixedPoint
     public: Public = field(default_factory=lambda: MappingProxyType({}))
+    template: Template = ()
 
 
 @dataclass(frozen=True, slots=True)
 class PrivacyEvent:
-    """Gaussian noise that a transform adds: its standard deviation, and the L2 sensitivity it is made for."""
+    """Gaussian noise that a transform adds: the L2 sensitivity it is made for, and the promise that it keeps."""
 
-    stddev: float
     sensitivity: float
+    protection: Protection
+
+    @property
+    def stddev(self) -> float:
+        """Of the noise in every element. Only where the noise is known: not at a node (see `Protection`)."""
+        return self.sensitivity * self.protection.noise_multiplier
 
 
 class Transform(ABC):  # noqa: B024  (every method has a meaningful default: the identity)
@@ -63,10 +72,23 @@ class Transform(ABC):  # noqa: B024  (every method has a meaningful default: the
     takes: ClassVar[Domain] = Domain.REAL
     gives: ClassVar[Domain] = Domain.REAL
     num_state_arrays: ClassVar[int] = 0
+    num_server_arrays: ClassVar[int] = 0
 
-    def announce(self, round: Round) -> Public:
-        """Public material that the server sends to every client of the round."""
+    def begin(self) -> Arrays:
+        """The server's state before the first round: `num_server_arrays` arrays."""
+        return ()
+
+    def resumed(self, state: Arrays) -> Arrays:
+        """The server's state with which an interrupted run goes on, from the one that its checkpoint holds."""
+        return state
+
+    def announce(self, state: Arrays, round: Round) -> Public:
+        """Public material that the server sends to every client of the round; `state` is the server's."""
         return {}
+
+    def encodes(self, template: Template) -> Template:
+        """Shapes and dtypes of what `encode` makes of arrays with this template; the largest, where they vary."""
+        return template
 
     def encode(self, update: Update, state: Arrays, round: Round) -> tuple[Update, Arrays]:
         """The client half: what goes on towards the wire, and the client's next state.
@@ -79,9 +101,25 @@ class Transform(ABC):  # noqa: B024  (every method has a meaningful default: the
         """The server half on one client's update. Raises InvalidUpdate("decode") for what is no encoding."""
         return update
 
-    def decode_sum(self, total: Update, round: Round) -> Update:
-        """The server half on the exact sum of the round."""
-        return total
+    def limit(self, update: Update, round: Round) -> Update:
+        """What the server lets into the sum of what it received, one client's update or a fold of several.
+
+        Here the bound that `encode` keeps at an honest client is kept again. The arrays are those that `decode_sum`
+        gets summed. Raises InvalidUpdate for what cannot be mended.
+        """
+        return update
+
+    def decode_sum(self, total: Update, state: Arrays, round: Round) -> tuple[Update, Arrays]:
+        """The server half on the exact sum of the round, and the server's next state."""
+        return total, state
+
+    def settle(self, params: Arrays, state: Arrays, round: Round) -> tuple[Arrays, Arrays]:
+        """The params after the server's step as they are to be, and the server's next state."""
+        return params, state
+
+    def headroom(self) -> float:
+        """How far `decode_sum` may move an element of the sum: the grid of the sum leaves room for it."""
+        return 0.0
 
     def max_weight(self, num_examples: int, before: int) -> int:
         """The largest weight of a client with `num_examples` rows after this step, given the largest before it."""
@@ -94,6 +132,10 @@ class Transform(ABC):  # noqa: B024  (every method has a meaningful default: the
     def privacy_event(self) -> PrivacyEvent | None:
         """The noise this step adds, if any."""
         return None
+
+    def tells_length(self) -> bool:
+        """Whether what it sends is longer or shorter by what it holds."""
+        return False
 
 
 class IllegalChain(ValueError):
@@ -112,19 +154,26 @@ class Pipeline:
         return self.transforms[-1].gives if self.transforms else Domain.REAL
 
     @property
-    def noised_sum(self) -> bool:
-        """Whether a step adds noise to the sum."""
-        return any(t.privacy_event() is not None and t.opens is Opens.SUM for t in self.transforms)
+    def sensitivity(self) -> float | None:
+        """What one client may move the sum by, where a step adds noise to it; None where none does."""
+        noisy = (t.privacy_event() for t in self.transforms if t.opens is Opens.SUM)
+        return next((event.sensitivity for event in noisy if event is not None), None)
 
     @property
-    def private(self) -> bool:
-        """Whether a step makes what a client sends, or the sum, private: nothing else may then be asked of it."""
-        return any(t.privacy_event() is not None for t in self.transforms)
+    def protection(self) -> Protection | None:
+        """The promise that the noise of a step keeps, if one adds noise."""
+        events = (t.privacy_event() for t in self.transforms)
+        return next((event.protection for event in events if event is not None), None)
 
     @property
     def seals(self) -> bool:
         """Whether the server learns the sum only, never one client's update."""
         return any(t.opens is Opens.SUM and t.privacy_event() is None for t in self.transforms)
+
+    @property
+    def opens_sum(self) -> bool:
+        """Whether a step undoes on the sum what it did to each update: these are then not contributions yet."""
+        return any(type(t).decode_sum is not Transform.decode_sum for t in self.transforms[: self._first_each])
 
     @property
     def stateful(self) -> bool:
@@ -137,11 +186,20 @@ class Pipeline:
         each = (i for i, t in enumerate(self.transforms) if t.opens is Opens.EACH)
         return next(each, len(self.transforms))
 
-    def announce(self, round: Round) -> Public:
+    def begin(self) -> Arrays:
+        """The server's state before the first round: that of the steps, one after the other."""
+        return tuple(array for transform in self.transforms for array in transform.begin())
+
+    def resumed(self, state: Arrays) -> Arrays:
+        """The server's state with which an interrupted run goes on."""
+        states = zip(self.transforms, self._server_states(state), strict=True)
+        return tuple(array for transform, own in states for array in transform.resumed(own))
+
+    def announce(self, state: Arrays, round: Round) -> Public:
         """The public material of all steps. Raises IllegalChain when two steps announce one name."""
         public: dict[str, bool | int | float | str | bytes] = {}
-        for transform in self.transforms:
-            for name, value in transform.announce(round).items():
+        for transform, own in zip(self.transforms, self._server_states(state), strict=True):
+            for name, value in transform.announce(own, round).items():
                 if name in public:
                     raise IllegalChain(f"two steps announce {name!r}; the second is {_name(transform)}")
                 public[name] = value
@@ -150,24 +208,77 @@ class Pipeline:
     def encode(self, update: Update, state: Arrays, round: Round) -> tuple[Update, Arrays]:
         """Left to right; `state` is the concatenation of the steps' states."""
         kept: list[Arrays] = []
-        for transform in self.transforms:
+        for transform, template in zip(self.transforms, self._templates(round), strict=True):
             own = state[: transform.num_state_arrays]
             state = state[transform.num_state_arrays :]
-            update, own = transform.encode(update, own, round)
+            update, own = transform.encode(update, own, replace(round, template=template))
             kept.append(own)
         return update, tuple(array for own in kept for array in own)
 
+    def encodes(self, template: Template) -> Template:
+        """Shapes and dtypes of what travels."""
+        return self._through(self.transforms, template)
+
+    def opened(self, template: Template) -> Template:
+        """Shapes and dtypes of what is added up, after `decode_each`."""
+        return self._through(self.transforms[: self._first_each], template)
+
     def decode_each(self, update: Update, round: Round) -> Update:
         """Right to left, the steps that are opened reply by reply."""
-        for transform in reversed(self.transforms[self._first_each :]):
-            update = transform.decode_each(update, round)
+        return self._decoded(update, round, self._first_each)
+
+    def decode(self, update: Update, round: Round) -> Update:
+        """Right to left, all steps: for what is not going to be summed."""
+        return self._decoded(update, round, 0)
+
+    def limit(self, update: Update, round: Round) -> Update:
+        """Right to left, the steps that are opened on the sum, on what is about to enter it."""
+        for transform in reversed(self.transforms[: self._first_each]):
+            update = transform.limit(update, round)
         return update
 
-    def decode_sum(self, total: Update, round: Round) -> Update:
-        """Right to left, the steps that are opened on the sum."""
-        for transform in reversed(self.transforms[: self._first_each]):
-            total = transform.decode_sum(total, round)
-        return total
+    def decode_sum(self, total: Update, state: Arrays, round: Round) -> tuple[Update, Arrays]:
+        """Right to left, the steps that are opened on the sum; and the server's next state."""
+        states, templates = self._server_states(state), self._templates(round)
+        for index in reversed(range(self._first_each)):
+            own = replace(round, template=templates[index])
+            total, states[index] = self.transforms[index].decode_sum(total, states[index], own)
+        return total, tuple(array for own in states for array in own)
+
+    def settle(self, params: Arrays, state: Arrays, round: Round) -> tuple[Arrays, Arrays]:
+        """The params after the server's step as the steps want them, left to right, and the server's next state."""
+        states = self._server_states(state)
+        for index, transform in enumerate(self.transforms):
+            params, states[index] = transform.settle(params, states[index], round)
+        return params, tuple(array for own in states for array in own)
+
+    @property
+    def headroom(self) -> float:
+        """How far opening may move an element of the sum."""
+        return sum(transform.headroom() for transform in self.transforms)
+
+    def _server_states(self, state: Arrays) -> list[Arrays]:
+        ends = accumulate(transform.num_server_arrays for transform in self.transforms)
+        return [state[end - t.num_server_arrays : end] for t, end in zip(self.transforms, ends, strict=True)]
+
+    def _decoded(self, update: Update, round: Round, first: int) -> Update:
+        templates = self._templates(round)
+        for index in reversed(range(first, len(self.transforms))):
+            update = self.transforms[index].decode_each(update, replace(round, template=templates[index]))
+        return update
+
+    def _templates(self, round: Round) -> list[Template]:
+        """What each step takes, given what the first does."""
+        found = [round.template]
+        for transform in self.transforms:
+            found.append(transform.encodes(found[-1]))
+        return found[:-1]
+
+    @staticmethod
+    def _through(transforms: Sequence[Transform], template: Template) -> Template:
+        for transform in transforms:
+            template = transform.encodes(template)
+        return template
 
     def max_weight(self, num_examples: int) -> int:
         """The largest weight of a client with `num_examples` rows."""
@@ -181,8 +292,9 @@ def chain(*parts: Transform | Pipeline) -> Pipeline:
     """Join transforms and pipelines into one pipeline. Associative; the empty chain is the identity.
 
     Raises IllegalChain, naming both steps, when neighbouring domains differ, when a step that must be opened reply by
-    reply stands left of one that acts on the sum, and when noise is made for less than the bound that holds before it
-    (or nothing bounds a contribution before it).
+    reply stands left of one that acts on the sum, when noise is made for less than the bound that holds before it (or
+    nothing bounds a contribution before it), when two steps add noise, and when weights or lengths tell what noise is
+    to hide.
     """
     steps: list[Transform] = []
     for part in parts:
@@ -216,21 +328,31 @@ def _check_opening(steps: Sequence[Transform]) -> None:
 
 
 def _check_noise(steps: Sequence[Transform]) -> None:
-    # The sum holds weight * contribution, wherever in the chain the weight was set.
-    heaviest = Pipeline(tuple(steps)).max_weight(ANY_NUMBER_OF_EXAMPLES)
     bound: float | None = None
     bounded_by = ""
+    noisy = [step for step in steps if step.privacy_event() is not None]
+    if len(noisy) > 1:
+        raise IllegalChain(f"{_name(noisy[0])} and {_name(noisy[1])} both add noise: one promise, one of them")
     for step in steps:
         event = step.privacy_event()
         if event is not None and bound is None:
             raise IllegalChain(f"{_name(step)} adds noise, but nothing to its left bounds a client: clip first")
-        if event is not None and bound is not None:
-            reach = bound * heaviest if step.opens is Opens.SUM else bound
-            if event.sensitivity < reach:
-                raise IllegalChain(
-                    f"{_name(step)} makes noise for a sensitivity of {event.sensitivity:g}, but after {bounded_by}"
-                    f" one client can contribute {reach:g}: clip or weigh less, or raise the noise"
-                )
+        if event is not None and bound is not None and event.sensitivity < bound:
+            raise IllegalChain(
+                f"{_name(step)} makes noise for a sensitivity of {event.sensitivity:g}, but after {bounded_by}"
+                f" one client can contribute {bound:g}: clip more, or raise the noise"
+            )
         after = step.bound(bound)
         if after != bound:
             bound, bounded_by = after, _name(step)
+    for step in steps:
+        if noisy and step.tells_length():
+            raise IllegalChain(
+                f"{_name(step)} sends what is longer or shorter by what it holds, which"
+                f" {_name(noisy[0])} does not hide: pad it"
+            )
+        if noisy and step.max_weight(ANY_NUMBER_OF_EXAMPLES, 1) > 1:
+            raise IllegalChain(
+                f"{_name(step)} weighs clients by counts of rows, which {_name(noisy[0])} does not hide: use"
+                " BoundedWeights, which scales what a client sends"
+            )

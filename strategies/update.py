@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from math import ceil, log2
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
@@ -10,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Arrays = tuple[NDArray[Any], ...]
+Template = tuple[tuple[tuple[int, ...], np.dtype[np.generic]], ...]
+"""Shapes and dtypes of arrays."""
 
 DropReason = Literal[
     "raised", "timeout", "non-finite", "shape", "dtype", "keys", "metrics", "weight", "declined", "decode", "memory"
@@ -66,6 +69,11 @@ class FixedPoint:
     def for_weight(cls, weight_bound: int) -> "FixedPoint":
         """The finest grid on which contributions of total weight `weight_bound` cannot overflow an int64."""
         return cls(62 - MAGNITUDE_BITS - weight_bound.bit_length())
+
+    @classmethod
+    def for_reach(cls, reach: float) -> "FixedPoint":
+        """The finest grid on which sums whose elements stay below `reach` cannot overflow an int64."""
+        return cls(62 - ceil(log2(reach)))
 
     def add_weighted(self, total: NDArray[np.int64], values: NDArray[Any], weight: int) -> None:
         """total += rint(values * weight * 2**fraction_bits), in place; both C-contiguous and of one shape.

@@ -5,6 +5,11 @@ broadcasts more than the params, also that:
 
     {"params": ArrayRecord, "order": ConfigRecord, "config": ConfigRecord, "beside": ArrayRecord}
 
+Where the way down is compressed (strategies/downlink.py) the params may be those of an earlier round and the steps
+since then:
+
+    {"model": ConfigRecord, "params": ArrayRecord} or {"model": ConfigRecord, "steps": ArrayRecord}
+
 and its answer one pair of records for each update, a sum of several clients or one client's own:
 
     {"answer": ConfigRecord, "update-0": ArrayRecord, "about-0": ConfigRecord, "update-1": ...}
@@ -16,10 +21,11 @@ Both begin with the version of this format. What does not parse raises WireError
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
 from io import BytesIO
+from itertools import accumulate
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -39,6 +45,8 @@ LARGEST_SUM = 2**100
 DYADIC = re.compile(r"(-?[0-9]+)/([0-9]+)")
 
 T = TypeVar("T")
+ModelRecords = Mapping[str, ArrayRecord | ConfigRecord]
+"""The records of a message that hold the model."""
 
 
 class WireError(ValueError):
@@ -70,6 +78,36 @@ class Answer:
     dropped: tuple[Dropped, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """From the reconstruction of the round before `round` to that of `round`: encoded, and what decoding it takes."""
+
+    round: int
+    arrays: Arrays
+    public: tuple[tuple[str, bool | int | float | str | bytes], ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Its bytes on the wire."""
+        return encoded_bytes(self.arrays)
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What one node is sent: the model, or the steps from the round `since` on. `sha256` is that of the result."""
+
+    round: int
+    sha256: str
+    model: Arrays = ()
+    since: int = 0
+    steps: tuple[Step, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """The bytes of its arrays on the wire."""
+        return encoded_bytes(self.model) + sum(step.size for step in self.steps)
+
+
 def params_record(params: Arrays) -> ArrayRecord:
     """The params as sent to clients; share it between the messages of a round."""
     return _array_record(params)
@@ -80,15 +118,55 @@ def read_params(content: RecordDict) -> Arrays:
     return read_arrays(content, "params")
 
 
+def model_records(sent: Sent) -> ModelRecords:
+    """What a node is sent of the model; share it between the messages of a round that send the same."""
+    about = ConfigRecord({"round": sent.round, "sha256": sent.sha256, "since": sent.since})
+    if sent.model:
+        return {"model": about, "params": params_record(sent.model)}
+    about["rounds"] = [step.round for step in sent.steps]
+    about["sizes"] = [len(step.arrays) for step in sent.steps]
+    for place, step in enumerate(sent.steps):
+        about.update({f"public-{place}.{name}": value for name, value in step.public})
+    return {"model": about, "steps": _array_record(tuple(array for step in sent.steps for array in step.arrays))}
+
+
+def read_model(content: RecordDict) -> Sent | None:
+    """The inverse of `model_records`; None for a message with plain params. Raises WireError."""
+    if "model" not in content:
+        return None
+    about = get_record(content, "model", ConfigRecord)
+    found = Sent(get_value(about, "round", int), get_value(about, "sha256", str))
+    if "params" in content:
+        return replace(found, model=read_params(content))
+    rounds, sizes = get_value(about, "rounds", list), get_value(about, "sizes", list)
+    arrays = read_arrays(content, "steps")
+    if len(rounds) != len(sizes) or min(sizes, default=0) < 0 or sum(sizes) != len(arrays):
+        raise WireError("the steps of the model do not fit together")
+    ends = list(accumulate(sizes))
+    steps = tuple(
+        Step(number, arrays[end - size : end], _public_of(about, place))
+        for place, (number, size, end) in enumerate(zip(rounds, sizes, ends, strict=True))
+    )
+    return replace(found, since=get_value(about, "since", int), steps=steps)
+
+
+def _public_of(about: ConfigRecord, place: int) -> tuple[tuple[str, Any], ...]:
+    prefix = f"public-{place}."
+    return tuple((name.removeprefix(prefix), value) for name, value in about.items() if name.startswith(prefix))
+
+
 def read_beside(content: RecordDict) -> Arrays:
     """What came beside the params, read-only; nothing where nothing did."""
     return read_arrays(content, "beside") if "beside" in content else ()
 
 
 def order_content(
-    order: Order, params: ArrayRecord, config: ConfigRecord, beside: ArrayRecord | None = None
+    order: Order,
+    model: ModelRecords,
+    config: ConfigRecord,
+    beside: ArrayRecord | None = None,
 ) -> RecordDict:
-    """The content of a train or evaluate message."""
+    """The content of a train or evaluate message. `model`: {"params": ...}, or as `model_records` gives it."""
     record = ConfigRecord(
         {
             "version": VERSION,
@@ -101,7 +179,7 @@ def order_content(
             **{f"public.{name}": value for name, value in order.public.items()},
         }
     )
-    content = RecordDict({"params": params, "order": record, "config": config})
+    content = RecordDict({**model, "order": record, "config": config})
     if beside:
         content["beside"] = beside
     return content

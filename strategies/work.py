@@ -8,9 +8,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from strategies.update import Arrays, InvalidUpdate
+from strategies.protection import Protection
+from strategies.update import Arrays, InvalidUpdate, Template
 
-Template = tuple[tuple[tuple[int, ...], np.dtype[np.generic]], ...]
 Settings = Mapping[str, bool | bytes | float | int | str]
 
 NO_SETTINGS: Settings = MappingProxyType({})
@@ -44,6 +44,12 @@ class LocalWork(ABC):
     request: ClassVar[str]
     stateful: ClassVar[bool] = False
     settings: Settings = NO_SETTINGS
+    protection: Protection | None = None
+    """The promise of privacy that the work itself keeps, at the client."""
+
+    def asks(self) -> Settings:
+        """The settings, those that have to be computed included."""
+        return self.settings
 
     def num_state_arrays(self, params: Arrays) -> int:
         """How many arrays a client keeps."""
@@ -70,7 +76,7 @@ class Delta(LocalWork):
     """The client's params minus the params it received, after local training."""
 
     request = "train"
-    settings: Settings = field(default_factory=lambda: NO_SETTINGS)
+    settings: Settings = field(default_factory=lambda: NO_SETTINGS, kw_only=True)
 
     def returns(self, params: Arrays) -> Template:
         """Those of the params."""
@@ -79,6 +85,28 @@ class Delta(LocalWork):
     def contribution(self, params: Arrays, returned: Arrays, state: Arrays) -> tuple[Arrays, Arrays]:
         """returned - params."""
         return difference(returned, params), ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrivateDelta(Delta):
+    """The delta of local training whose every step protects single rows: DP-SGD (Abadi et al. 2016, arXiv:1607.00133).
+
+    `steps` of them in a round, each with the rows that a coin of probability `rate` falls for, each row's gradient
+    clipped to the protection's clip norm, and its noise on their sum. The client draws and adds all of it.
+    """
+
+    protection: Protection
+    rate: float
+    steps: int
+
+    def asks(self) -> Settings:
+        """What tasks/dp_sgd.py heeds. Calibrates the noise where it has to follow from a target."""
+        return {
+            "record-clip-norm": float(self.protection.clip_norm or 0.0),
+            "record-noise-multiplier": self.protection.noise_multiplier,
+            "record-rate": self.rate,
+            "local-steps": self.steps,
+        }
 
 
 class Gradient(Delta):

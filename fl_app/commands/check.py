@@ -23,6 +23,7 @@ def check(
     node_config: Annotated[
         str, typer.Option(help='the same as its node is started with: \'client="a" data="a.csv" label="y"\'')
     ] = "",
+    policy: Annotated[str | None, typer.Option(metavar="F.toml", help="what the site demands of a run")] = None,
     c: Annotated[list[str] | None, typer.Option("-c", metavar="KEY=VALUE", help="a key of the run config")] = None,
     as_json: Annotated[bool, typer.Option("--json", show_default=False, help="as JSON")] = False,
     debug: Annotated[bool, typer.Option("--debug", show_default=False, help="show tracebacks")] = False,
@@ -36,6 +37,10 @@ def check(
         raise Refused("it is not said which column is the label", f"--data {data}", "add --label COLUMN")
     given = {"client": client, "data": data, "label": label, "test-data": test_data}
     node = words.node_config(node_config) or {key: value for key, value in given.items() if value is not None}
+    if policy is not None:
+        if node.get("policy"):
+            raise Refused("two policies", f"--policy {policy} and --node-config", "give one of them")
+        node["policy"] = policy
     set_caller(Path.cwd())
     config = RunConfig.parse_texts({"data": "csv", **words.pairs(c or [])})
     found = examine(config, node)

@@ -57,7 +57,7 @@ class TransformContract:
     def info(self) -> Round:
         """A round in which the transform has announced what it announces."""
         info = Round(1, 7, FixedPoint(20))
-        return replace(info, public=self.transform.announce(info))
+        return replace(info, public=self.transform.announce(self.transform.begin(), info))
 
     @pytest.fixture(params=[np.float64, np.float32], ids=["float64", "float32"])
     def received(self, request: pytest.FixtureRequest) -> Sequence[Update]:
@@ -118,8 +118,9 @@ class TransformContract:
                     assert np.isfinite(array).all()
 
     def test_announcing_is_pure_and_gives_scalars(self, info: Round) -> None:
-        public = self.transform.announce(info)
-        assert public == (self.transform.announce(info) if self.pure else public)
+        state = self.transform.begin()
+        public = self.transform.announce(state, info)
+        assert public == (self.transform.announce(state, info) if self.pure else public)
         assert all(isinstance(value, bool | int | float | str | bytes) for value in public.values())
 
     # ------------------------------------------------------------------------------------------------- decode
@@ -168,7 +169,8 @@ class TransformContract:
             encoded, _ = self.transform.encode(update, (), info)
             weights.append(encoded.weight)
             fold.add(encoded)
-        total = self.transform.decode_sum(fold.total(), info)
+        total, state = self.transform.decode_sum(fold.total(), self.transform.begin(), info)
+        assert len(state) == self.transform.num_server_arrays
         noise = self.transform.privacy_event()
         contributions = [self.contribution(update, info) for update in received]
         for index, array in enumerate(total.arrays):

@@ -1,6 +1,6 @@
-"""Curves over rounds as SVG: numbers in, markup out."""
+"""Curves over rounds, or over what rounds cost, as SVG: numbers in, markup out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fl_app.page.axes import Axis, Limits, round_axis, round_texts, spread, tick_texts, value_axis
@@ -11,6 +11,8 @@ WIDTH, HEIGHT = 460.0, 236.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52.0, 394.0, 10.0, 206.0
 _MOST_MARKS, _THINNED_MARKS = 60, 30
 _LABEL_GAP = 15.0
+Places = Callable[[int], float]
+"""Where a round lies, from left to right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +41,20 @@ class Level:
 
 
 @dataclass(frozen=True, slots=True)
+class Amounts:
+    """What grows with the rounds: `after` each round, 0 being before the first, so many of `unit`."""
+
+    name: str
+    unit: str
+    after: Mapping[int, float]
+
+
+@dataclass(frozen=True, slots=True)
 class Chart:
-    """A drawing of at least one curve with at least one point."""
+    """A drawing of at least one curve with at least one point.
+
+    Rounds lie side by side; with `over` as far to the right as the amount after them, which knows all of them.
+    """
 
     name: str
     metric: str
@@ -53,6 +67,7 @@ class Chart:
     band_name: str = ""
     remarks: Sequence[str] = field(default_factory=tuple)
     label_each: bool = False
+    over: Amounts | None = None
 
     def figure(self) -> Html:
         """The drawing with its title above and its key below."""
@@ -68,16 +83,27 @@ class Chart:
         values = [value for curve in self.curves for _, value in (*curve.points, *curve.low, *curve.high)]
         compared = [*(level.value for level in self.levels), *(self.band or ())]
         ys = value_axis([*values, *compared], _BOTTOM, _TOP, self.limits)
-        xs = round_axis((x for curve in self.curves for x, _ in curve.points), _LEFT + 10, _RIGHT - 8)
-        parts = [_grid(ys, tick_texts(ys, self.percent)), _rounds(xs), _band(ys, self.band)]
+        below, at = self._across()
+        parts = [_grid(ys, tick_texts(ys, self.percent)), below, _band(ys, self.band)]
         parts += [_level(ys, level) for level in self.levels]
-        parts += [_area(xs, ys, curve) for curve in self.curves if len(curve.low) > 1]
-        parts += [_line(xs, ys, curve) for curve in self.curves]
-        parts += [_marks(xs, ys, curve, self.text) for curve in self.curves]
+        parts += [_area(at, ys, curve) for curve in self.curves if len(curve.low) > 1]
+        parts += [_line(at, ys, curve) for curve in self.curves]
+        parts += [_marks(at, ys, curve, self.text) for curve in self.curves]
         box = f"0 0 {length(WIDTH)} {length(HEIGHT)}"
         return el(
             "svg", *parts, self._labels(ys), viewBox=box, role="img", aria_label=_told(self), data_metric=self.metric
         )
+
+    def _across(self) -> tuple[Html, Places]:
+        """What is written below, and where each round lies."""
+        rounds = {x for curve in self.curves for x, _ in curve.points}
+        start, end = _LEFT + 10, _RIGHT - 8
+        if self.over is None:
+            xs = round_axis(rounds, start, end)
+            return _below(xs, round_texts(xs), "round"), xs.at
+        after = self.over.after
+        xs = value_axis((0.0, *(after[x] for x in rounds)), start, end, (0.0, None))
+        return _below(xs, tick_texts(xs, percent=False), self.over.unit), lambda x: xs.at(after[x])
 
     def _labels(self, ys: Axis) -> Html:
         """The last value and the names of the levels at the right, moved apart where they would overlap."""
@@ -105,12 +131,12 @@ def _grid(ys: Axis, texts: Sequence[str]) -> Html:
     return el("g", lines)
 
 
-def _rounds(xs: Axis) -> Html:
-    texts = [
+def _below(xs: Axis, texts: Sequence[str], unit: str) -> Html:
+    ticks = [
         el("text", text, x=xs.at(tick), y=_BOTTOM + 19, class_="tick x")
-        for tick, text in zip(xs.ticks, round_texts(xs), strict=True)
+        for tick, text in zip(xs.ticks, texts, strict=True)
     ]
-    return el("g", texts, el("text", "round", x=WIDTH, y=_BOTTOM + 19, class_="tick y"))
+    return el("g", ticks, el("text", unit, x=WIDTH, y=_BOTTOM + 19, class_="tick y"))
 
 
 def _band(ys: Axis, band: tuple[float, float] | None) -> Html | None:
@@ -125,28 +151,28 @@ def _level(ys: Axis, level: Level) -> Html:
     return el("line", x1=_LEFT, x2=_RIGHT, y1=y, y2=y, class_=f"level {level.style}")
 
 
-def _line(xs: Axis, ys: Axis, curve: Curve) -> Html | None:
+def _line(at: Places, ys: Axis, curve: Curve) -> Html | None:
     if len(curve.points) < 2:
         return None
-    return el("polyline", points=_places(xs, ys, curve.points), class_=f"line {curve.style}")
+    return el("polyline", points=_path(at, ys, curve.points), class_=f"line {curve.style}")
 
 
-def _area(xs: Axis, ys: Axis, curve: Curve) -> Html:
-    around = _places(xs, ys, (*curve.low, *reversed(curve.high)))
+def _area(at: Places, ys: Axis, curve: Curve) -> Html:
+    around = _path(at, ys, (*curve.low, *reversed(curve.high)))
     return el("polygon", points=around, class_=f"area {curve.style}")
 
 
-def _places(xs: Axis, ys: Axis, points: Points) -> str:
-    return " ".join(f"{length(xs.at(x))},{length(ys.at(y))}" for x, y in points)
+def _path(at: Places, ys: Axis, points: Points) -> str:
+    return " ".join(f"{length(at(x))},{length(ys.at(y))}" for x, y in points)
 
 
-def _marks(xs: Axis, ys: Axis, curve: Curve, text: Callable[[float], str]) -> Html:
+def _marks(at: Places, ys: Axis, curve: Curve, text: Callable[[float], str]) -> Html:
     """A dot for each point, or for some of many; the line goes through all of them."""
     marks = [
         el(
             "circle",
             el("title", f"round {x}: {text(value)}"),
-            cx=xs.at(x),
+            cx=at(x),
             cy=ys.at(value),
             r=2.7,
             data_round=str(x),
@@ -193,6 +219,7 @@ def _told(chart: Chart) -> str:
     first = min((curve.points[0] for curve in chart.curves), key=lambda point: point[0])
     last, value, _ = chart.last()
     number = sum(len(curve.points) for curve in chart.curves)
-    text = f"{chart.name} over rounds, {number} points: {chart.text(first[1])} at round {first[0]}"
+    over = chart.over.name if chart.over else "rounds"
+    text = f"{chart.name} over {over}, {number} points: {chart.text(first[1])} at round {first[0]}"
     text += f", {chart.text(value)} at round {last}" if number > 1 else ""
     return "; ".join([text, *(f"{level.name} {chart.text(level.value)}" for level in chart.levels)])

@@ -2,12 +2,16 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 
+from fl_app.page.charts import Amounts, Chart, thinned
 from fl_app.page.facts import Facts, mapping, mappings, number, total, whole
 from fl_app.page.markup import Child, Html, el
+from fl_app.page.metric import main_metric
 from fl_app.page.strips import bar, stacked_bar
 from fl_app.page.tables import Column, table
-from fl_app.page.words import count, counted, duration, percent, ranges, shorten, size
+from fl_app.page.training import curves_of, measured
+from fl_app.page.words import count, counted, duration, percent, ranges, shorten, size, unit_of
 
 MOST_DROPPED = 50
 _TRAFFIC = {
@@ -39,7 +43,7 @@ DROP_REASONS = {
 
 
 def communication(summary: Facts, rounds: Sequence[Facts]) -> Html | None:
-    """Bytes both ways; None where none were counted."""
+    """Bytes both ways, and what the model was worth after how many; None where none were counted."""
     sizes = {key: number(summary.get(key)) or 0.0 for key in _TRAFFIC}
     largest = max(sizes.values())
     if largest <= 0:
@@ -53,7 +57,51 @@ def communication(summary: Facts, rounds: Sequence[Facts]) -> Html | None:
     updates = whole(summary.get("client_updates"))
     if updates:
         note += f" The update of one client takes {size(sizes['payload_up'] / updates)} on average."
-    return el("section", el("h2", "Communication"), table("Bytes sent", columns, rows), el("p", note, class_="note"))
+    sent = table("Bytes sent", columns, rows)
+    return el("section", el("h2", "Communication"), sent, el("p", note, class_="note"), _over_payload(summary, rounds))
+
+
+def _over_payload(summary: Facts, rounds: Sequence[Facts]) -> Html | None:
+    """The main metric over what clients had sent by then, as it was measured most often; None where one of the two is
+    not known."""
+    metric, after = main_metric(measured(rounds)), _payload_after(rounds)
+    largest = max(after.values(), default=0.0)
+    if metric is None or not largest:
+        return None
+    curves = [
+        replace(curve, points=points)
+        for curve in curves_of(summary, rounds, metric)
+        if (points := thinned(tuple(point for point in curve.points if point[0] in after)))
+    ]
+    if not curves:
+        return None
+    unit, bytes_ = unit_of(largest)
+    return el(
+        "div",
+        Chart(
+            name=metric.name,
+            metric=f"{metric.key} over payload_up",
+            curves=[max(curves, key=lambda curve: len(curve.points))],
+            text=metric.text,
+            percent=metric.percent,
+            limits=metric.limits,
+            remarks=["by the payload that clients have sent"],
+            over=Amounts("payload sent by clients", unit, {x: sent / bytes_ for x, sent in after.items()}),
+        ).figure(),
+        class_="charts",
+    )
+
+
+def _payload_after(rounds: Sequence[Facts]) -> dict[int, float]:
+    """Bytes that clients had sent after each round, 0 being before the first; nothing where a round does not tell."""
+    after, sent = {0: 0.0}, 0.0
+    for line in rounds:
+        round_, payload = whole(line.get("round")), number(line.get("payload_up"))
+        if round_ is None or payload is None or payload < 0:
+            return {}
+        sent += payload
+        after[round_] = sent
+    return after
 
 
 def _traffic(name: str, total_bytes: float, largest: float, style: str, rounds: int) -> list[Child]:

@@ -23,18 +23,19 @@ def page(
     rounds: Sequence[Mapping[str, Any]],
     sites: Mapping[str, Any] | None,
     model: Mapping[str, Any] | None,
+    privacy: Mapping[str, Any] | None = None,
 ) -> str:
     """One HTML file that tells a run to somebody who was not there.
 
-    The arguments are the parsed summary.json, lines of rounds.jsonl, sites.json and model.json; whatever in them is
-    null or absent is left out of the page. It has no script and asks for nothing from anywhere; text of the files is
-    escaped where it is put in (`markup.el`).
+    The arguments are the parsed summary.json, lines of rounds.jsonl, sites.json, model.json and privacy.json; whatever
+    in them is null or absent is left out of the page. It has no script and asks for nothing from anywhere; text of the
+    files is escaped where it is put in (`markup.el`).
     """
     lines = mappings(rounds)
     body = el(
         "body",
         header(summary, lines),
-        el("main", tiles(summary), _sections(summary, lines, sites, model)),
+        el("main", tiles(summary), _sections(summary, lines, sites, model, privacy)),
         _footer(summary),
     )
     return whole_page(title(summary), body)
@@ -57,17 +58,24 @@ def _head(name: str, css: str) -> Html:
     )
 
 
-def _sections(summary: Facts, rounds: Sequence[Facts], sites: Facts | None, model: Facts | None) -> list[Html | None]:
+def _sections(
+    summary: Facts, rounds: Sequence[Facts], sites: Facts | None, model: Facts | None, privacy: Facts | None
+) -> list[Html | None]:
     return [
         training(summary, rounds),
         sites_section(sites),
         coefficients_section(model),
         communication(summary, rounds),
         time_section(summary, rounds),
-        dropped_section(summary, rounds) if rounds or summary.get("dropped") else None,
-        privacy_section(summary, rounds),
+        dropped_section(summary, rounds) if (rounds or summary.get("dropped")) and not _secret(rounds) else None,
+        privacy_section(summary, rounds, privacy),
         settings(summary, model),
     ]
+
+
+def _secret(rounds: Sequence[Facts]) -> bool:
+    """Whether nobody may know who took part: the rounds then do not say how many updates were good."""
+    return any("good" in line and line["good"] is None for line in rounds)
 
 
 def _footer(summary: Facts) -> Html:

@@ -1,25 +1,36 @@
 """What the run protects and what it does not, in words."""
 
-import math
 from collections.abc import Sequence
 
 from fl_app.page.charts import Chart, Curve
 from fl_app.page.facts import Facts, mapping, number, whole
 from fl_app.page.markup import Child, Html, el
 from fl_app.page.words import shorten, significant
-
-_UNITS = {"client": "one client, with all of its rows", "record": "one row of a client"}
-_STRONG, _MODERATE = 1.0, 10.0  # the tiers of "How to DP-fy ML", arXiv:2303.00654, section 5.2
+from fl_app.privacy_words import UNITS, Part, explained, odds, tier
 
 
-def privacy_section(summary: Facts, rounds: Sequence[Facts]) -> Html:
-    """What was spent where there is a mechanism; otherwise what is open and who must be trusted."""
+def privacy_section(summary: Facts, rounds: Sequence[Facts], promise: Facts | None = None) -> Html:
+    """What was spent where there is a mechanism; otherwise what is open and who must be trusted.
+
+    `promise` is the parsed privacy.json, which says all of it.
+    """
     privacy = mapping(summary.get("privacy"))
     words = _spent(privacy) if privacy else _unprotected()
+    words = words[:1] if privacy and promise else words
     curve = _curve(rounds)
     text = el("div", [el("p", paragraph) for paragraph in words], class_="prose")
     body = el("div", curve, text, class_="charts") if curve else text
-    return el("section", el("h2", "Privacy" if privacy else "What this run does not protect"), body)
+    details = el("div", [_part(part) for part in explained(promise)], class_="charts") if privacy and promise else None
+    return el("section", el("h2", "Privacy" if privacy else "What this run does not protect"), body, details)
+
+
+def _part(part: Part) -> Html:
+    """A heading with its sentences, or its list."""
+    if part.listed:
+        body: list[Html] = [el("ul", [el("li", text) for text in part.texts])]
+    else:
+        body = [el("p", " ".join(part.texts))]
+    return el("div", el("h3", part.title), body, class_="prose")
 
 
 def _unprotected() -> list[Child]:
@@ -43,7 +54,7 @@ def _unprotected() -> list[Child]:
 def _spent(privacy: Facts) -> list[Child]:
     epsilon, delta = number(privacy.get("epsilon")), number(privacy.get("delta"))
     unit = str(privacy.get("unit"))
-    protected = _UNITS.get(unit, shorten(unit))
+    protected = UNITS.get(unit, shorten(unit))
     if epsilon is None:
         return [
             [
@@ -64,27 +75,9 @@ def _spent(privacy: Facts) -> list[Child]:
             el("b", f"epsilon {significant(epsilon)}"),
             f"{at}{counter}.",
         ],
-        [_odds(epsilon, delta, unit)],
-        [_strength(epsilon), " The file privacy.json says what is not covered and who must still be trusted."],
+        [odds(epsilon, delta)],
+        [tier(epsilon)],
     ]
-
-
-def _odds(epsilon: float, delta: float | None, unit: str) -> str:
-    factor = significant(math.exp(epsilon)) if epsilon < 15 else "more than a million"
-    exception = f", but for a chance of {significant(delta)}" if delta is not None else ""
-    what = {"client": "the data of one client", "record": "one row"}.get(unit, "one unit")
-    return (
-        f"In words: leaving out {what} (or exchanging it, as privacy.json defines it) makes nothing that the run could "
-        f"have given out more than {factor} times as likely or unlikely{exception}."
-    )
-
-
-def _strength(epsilon: float) -> str:
-    if epsilon <= _STRONG:
-        return "An epsilon of at most 1 is a strong promise."
-    if epsilon <= _MODERATE:
-        return "An epsilon between 1 and 10 is a moderate promise."
-    return "An epsilon above 10 promises little by itself."
 
 
 def _curve(rounds: Sequence[Facts]) -> Html | None:

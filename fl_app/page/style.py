@@ -63,9 +63,13 @@ section { margin-top: 44px; padding-top: 22px; border-top: 1px solid var(--hair)
 h3 .remark { margin-left: 10px; white-space: nowrap; }
 p.note { margin-top: 10px; max-width: 46em; }
 .charts { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 32px 48px; align-items: start; }
-.charts + figure, section > p + figure { margin-top: 24px; }
+.charts + figure, section > p + figure, section > p + .charts { margin-top: 24px; }
 .prose { max-width: 46em; }
 .prose p + p { margin-top: 12px; }
+.charts + .charts { margin-top: 32px; }
+.prose h3 { margin-bottom: 6px; }
+.prose ul { padding-left: 1.2em; }
+.prose li + li { margin-top: 4px; }
 .points { list-style: none; align-self: center; }
 .points li { padding: 10px 0; overflow-wrap: anywhere; }
 .points li + li { border-top: 1px solid var(--hair); }

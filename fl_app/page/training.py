@@ -20,7 +20,9 @@ _WAYS = (
 
 def training(summary: Facts, rounds: Sequence[Facts]) -> Html | None:
     """Curves of the loss and of the main metric, with the baselines; None where there is neither curve nor baseline."""
-    charts = [figure for metric in _drawn(rounds) if (figure := _figure(summary, rounds, metric))]
+    keys = measured(rounds)
+    metrics = dict.fromkeys(metric for metric in (loss_metric(keys), main_metric(keys)) if metric)
+    charts = [figure for metric in metrics if (figure := _figure(summary, rounds, metric))]
     drawn = el("div", charts, class_="charts") if charts else None
     compared = _comparison(summary)
     if drawn is None and compared is None:
@@ -28,26 +30,30 @@ def training(summary: Facts, rounds: Sequence[Facts]) -> Html | None:
     return el("section", el("h2", "How good the model is"), drawn, compared)
 
 
-def _drawn(rounds: Sequence[Facts]) -> list[Metric]:
-    """The loss and the main metric among those that any round tells."""
+def measured(rounds: Sequence[Facts]) -> list[str]:
+    """The metrics that any round tells."""
     keys: dict[str, None] = {}
     for line in rounds:
         for source in ("metrics", "train_metrics"):
             keys.update(dict.fromkeys(known(mapping(line.get(source)))))
-    found = [metric for metric in (loss_metric(keys), main_metric(keys)) if metric]
-    return list(dict.fromkeys(found))
+    return list(keys)
 
 
-def _figure(summary: Facts, rounds: Sequence[Facts], metric: Metric) -> Html | None:
+def curves_of(summary: Facts, rounds: Sequence[Facts], metric: Metric) -> list[Curve]:
+    """The metric as it was measured after rounds and before them, where it was."""
     names = {
         "metrics": ("federated", f"federated, after each round, on {test_rows(summary)}"),
         "train_metrics": ("before", "federated, as its clients measured it before they trained"),
     }
-    curves = [
+    return [
         Curve(name, style, source, points)
         for source, (style, name) in names.items()
         if (points := over_rounds(rounds, source, metric.key))
     ]
+
+
+def _figure(summary: Facts, rounds: Sequence[Facts], metric: Metric) -> Html | None:
+    curves = curves_of(summary, rounds, metric)
     if not curves:
         return None
     worst, best = baseline(summary, "local_worst", metric), baseline(summary, "local_best", metric)

@@ -56,11 +56,16 @@ def duration(seconds: float) -> str:
 
 def size(count_: float) -> str:
     """Bytes in decimal units with three significant digits: ``64 B``, ``35.4 kB``, ``1.20 GB``."""
+    unit, bytes_ = unit_of(count_)
+    return f"{count_:.0f} B" if bytes_ == 1 else f"{significant(count_ / bytes_)} {unit}"
+
+
+def unit_of(count_: float) -> tuple[str, int]:
+    """The unit in which so many bytes are written, and its bytes: ``("kB", 1000)``."""
     power = 0
-    while count_ >= 999.5 and power < len(_UNITS) - 1:
-        count_ /= 1000
+    while count_ / 1000**power >= 999.5 and power < len(_UNITS) - 1:
         power += 1
-    return f"{count_:.0f} B" if power == 0 else f"{significant(count_)} {_UNITS[power]}"
+    return _UNITS[power], 1000**power
 
 
 def shorten(value: object, longest: int = 64) -> str:

@@ -29,6 +29,25 @@ class ByExamples(Transform):
         return min(num_examples, self.cap)
 
 
+@dataclass(frozen=True)
+class BoundedWeights(Transform):
+    """A client scales its contribution by min(n, cap) / cap itself, and its number of rows stays there.
+
+    So that a mean weighted by rows can be private: no contribution grows, and the divisor needs no counts.
+    """
+
+    cap: int
+
+    def __post_init__(self) -> None:
+        if self.cap < 1:
+            raise ValueError(f"max-examples={self.cap}: expected at least 1")
+
+    def encode(self, update: Update, state: Arrays, round: Round) -> tuple[Update, Arrays]:
+        """Scales; the weight stays."""
+        share = min(update.num_examples, self.cap) / self.cap
+        return replace(update, arrays=tuple((array * share).astype(array.dtype) for array in update.arrays)), state
+
+
 Weighting = Literal["examples", "uniform"]
 
 

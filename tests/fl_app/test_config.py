@@ -54,7 +54,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "min-clients": st.integers(1, 10),
     **dict.fromkeys(("learning-rate", "round-timeout-s", "enrol-timeout-s"), rates),
     **dict.fromkeys(("l1", "l2"), penalties),
-    "standardize": st.sampled_from(["global", "local", "none"]),
+    "standardize": st.sampled_from(["global", "local", "none", "declared", "private"]),
     "test-fraction": st.floats(0, 1, exclude_max=True),
     "resume": st.booleans(),
 }

@@ -17,7 +17,7 @@ from fl_app.inline import InlineGrid
 from strategies.aggregation import WeightedMean
 from strategies.base import Basics, ComposedStrategy
 from strategies.optimizers import ControlVariates
-from strategies.sampling import FixedSize, round_rng
+from strategies.sampling import Draw, FixedSize, round_rng
 from strategies.transform import Opens, Transform, chain
 from strategies.transforms.weighting import ByExamples
 from strategies.work import ControlledDelta
@@ -40,7 +40,7 @@ def cohorts(ours):
     """Who took part, round by round."""
     clients, size = sorted(ours.shards), ours.config.clients_per_round
     for number in range(1, ours.config.rounds + 1):
-        drawn = FixedSize(size).sample(clients, round_rng(ours.config.seed, number)) if size else clients
+        drawn = FixedSize(size).sample(clients, Draw(number, round_rng(ours.config.seed, number))) if size else clients
         yield {client: ours.shards[client].train for client in drawn}
 
 

@@ -28,6 +28,7 @@ from strategies.update import DROP_REASONS as REASONS
 SCRIPT = "<script>alert(1)</script>"
 CLASSES = {"accuracy": 0.9454545, "log_loss": 0.123456, "brier": 0.0377, "auc": 0.98984}
 NUMBERS = {"mse": 2912.3, "mae": 44.21, "r2": 0.4789}
+OVER_PAYLOAD = "accuracy over payload_up"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
@@ -220,13 +221,43 @@ def test_the_curves_have_exactly_the_points_of_the_rounds() -> None:
         ("accuracy", "train_metrics"): [(0, 0.5), (2, 0.5)],
         ("log_loss", "metrics"): [(1, 1 - 0.91)],
         ("log_loss", "train_metrics"): [(0, 0.5), (2, 0.5)],
+        (OVER_PAYLOAD, "metrics"): [(1, 0.91), (4, 0.9 + 4 / 100)],
     }
+
+
+def test_the_metric_is_drawn_over_the_payload_that_was_sent_up_to_then() -> None:
+    ups = (3_000_000, 500_000, 500_000, 1_000_000)
+    rounds = [line(i, payload_up=up) for i, up in enumerate(ups, 1)]
+    text = page(summary(), rounds, None, None)
+    assert Page(text).points[OVER_PAYLOAD, "metrics"] == Page(text).points["accuracy", "metrics"]
+    drawn = text[text.index(f'data-metric="{OVER_PAYLOAD}"') :]
+    drawn = drawn[: drawn.index("</svg>")]
+    places = [float(x) for x in re.findall(r'cx="([\d.]+)"', drawn)]
+    steps = [b - a for a, b in pairwise(places)]
+    assert steps == pytest.approx([steps[2] / 2, steps[2] / 2, steps[2]], rel=0.01)
+    assert places[0] - steps[2] * 3 == pytest.approx(62, abs=0.5), "nothing sent is at the left end"
+    assert ">MB</text>" in drawn
+    assert "over payload sent by clients, 4 points" in text
+
+
+@pytest.mark.parametrize(
+    "changes", [{"payload_up": None}, {"payload_up": 0}, {"metrics": None}], ids=["secret", "nothing", "no metric"]
+)
+def test_no_curve_over_the_payload_where_one_of_the_two_is_unknown(changes: dict[str, Any]) -> None:
+    found = Page(page(summary(), [line(1, **changes), line(2, **changes)], None, None))
+    assert OVER_PAYLOAD not in found.charts
+    assert "Communication" in found.of("h2")
+
+
+def test_a_round_of_which_the_payload_is_unknown_leaves_the_curve_over_it_out() -> None:
+    found = Page(page(summary(), [line(1), line(2, payload_up=None), line(3)], None, None))
+    assert found.charts == ["log_loss", "accuracy"]
 
 
 def test_a_regression_is_drawn_by_mse_and_r2() -> None:
     rounds = [line(i, metrics=NUMBERS | {"r2": 0.1 * i}) for i in (1, 2)]
     found = Page(page(summary(metrics=NUMBERS, baselines=None), rounds, None, None))
-    assert found.charts == ["mse", "r2"]
+    assert found.charts == ["mse", "r2", "r2 over payload_up"]
     assert found.points["r2", "metrics"] == [(1, 0.1), (2, 0.2)]
     assert "reaches an R² of 0.479 on test rows" in found.text()
 
@@ -237,7 +268,7 @@ def test_epsilon_is_drawn_and_told_in_words() -> None:
     found = Page(page(summary(privacy=privacy), rounds, None, None))
     assert found.points["epsilon", "epsilon"] == [(1, 0.1), (2, 0.2), (3, 3 / 10)]
     assert f"Spent: epsilon 0.300 at delta 1e{MINUS}5" in found.text()
-    assert f"more than {significant(math.exp(0.3))} times as likely" in found.text()
+    assert f"at most {math.exp(0.3):.3g} times as likely" in found.text()
     assert "no differential privacy" not in found.text()
 
 
@@ -261,7 +292,7 @@ def test_many_rounds_thin_the_marks_but_not_the_line() -> None:
     assert set(marks) < {(r["round"], r["metrics"]["accuracy"]) for r in rounds}
     assert (marks[0][0], marks[-1][0]) == (1, 300)
     lines = [attrs["points"] or "" for tag, attrs in found.elements if tag == "polyline"]
-    assert [len(points.split()) for points in lines] == [300, 300]
+    assert [len(points.split()) for points in lines] == [300, 300, 30], "that over the payload is thinned too"
 
 
 def test_sites_stand_in_the_order_of_their_ids_with_their_gain() -> None:

@@ -11,10 +11,21 @@ from fl_app.contracts import StrategyContract
 from fl_app.registry import arguments, build, resolve
 from strategies import STRATEGIES
 from strategies.base import Basics
-from strategies.update import Update
+from strategies.transform import Round
+from strategies.update import FixedPoint, Update
+from strategies.work import template_of
 
 # What a strategy's contract needs beside its name (fl_app/contracts/strategies.py).
-SETTINGS: dict[str, dict[str, Any]] = {}
+# Noise so small that ten clients can learn under it; what it promises then is not for anybody to rely on.
+LITTLE_NOISE = {"args": "noise-multiplier=0.1 clip-norm=2"}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "compressed-dp-fedavg": LITTLE_NOISE,
+    "dp-fedavg": LITTLE_NOISE,
+    "dp-fedavg-adaptive": {"args": "noise-multiplier=0.1 initial-clip-norm=2"},
+    "dp-ftrl": LITTLE_NOISE,
+    "local-dp-fedavg": LITTLE_NOISE,
+    "record-dp-fedavg": LITTLE_NOISE,
+}
 
 for name in STRATEGIES:
     globals()[f"Test_{name}"] = type(f"Test_{name}", (StrategyContract,), {"target": name, **SETTINGS.get(name, {})})
@@ -27,7 +38,8 @@ def test_a_cap_on_weights_is_the_weight_of_a_client_with_more_rows(name):
     pipeline = build("strategy", name, "max-weight=50", Basics()).pipeline
     for examples in (1, 49, 50, 51, 10**9):
         update = Update((np.ones(2),), ("a",), num_examples=examples)
-        weight = pipeline.encode(update, (), None)[0].weight
+        info = Round(1, 0, FixedPoint(20), template=template_of(update.arrays))
+        weight = pipeline.encode(update, (), info)[0].weight
         assert weight == pipeline.max_weight(examples) == min(examples, 50)
 
 

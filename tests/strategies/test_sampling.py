@@ -3,14 +3,14 @@
 import numpy as np
 
 from strategies.roster import Member, Roster
-from strategies.sampling import Everyone, FixedSize, clients_per_round, round_rng
+from strategies.sampling import Draw, Everyone, FixedSize, clients_per_round, round_rng
 
 CLIENTS = tuple(f"{i:02}" for i in range(20))
 
 
 def test_a_cohort_is_the_same_each_time_and_another_in_another_round_or_run():
-    draw = {(s, r): FixedSize(7).sample(CLIENTS, round_rng(s, r)) for s in (0, 1) for r in (1, 2)}
-    assert draw[0, 1] == FixedSize(7).sample(CLIENTS, round_rng(0, 1))
+    draw = {(s, r): FixedSize(7).sample(CLIENTS, Draw(r, round_rng(s, r))) for s in (0, 1) for r in (1, 2)}
+    assert draw[0, 1] == FixedSize(7).sample(CLIENTS, Draw(1, round_rng(0, 1)))
     assert len(set(draw.values())) == 4
 
 
@@ -18,7 +18,7 @@ def test_a_fixed_size_cohort_has_distinct_clients_in_order_and_every_client_equa
     counts = dict.fromkeys(CLIENTS, 0)
     rounds = 4_000
     for number in range(rounds):
-        cohort = FixedSize(5).sample(CLIENTS, round_rng(3, number))
+        cohort = FixedSize(5).sample(CLIENTS, Draw(number, round_rng(3, number)))
         assert len(set(cohort)) == 5
         assert list(cohort) == sorted(cohort)
         for client in cohort:
@@ -30,8 +30,8 @@ def test_a_fixed_size_cohort_has_distinct_clients_in_order_and_every_client_equa
 
 def test_zero_clients_per_round_means_everyone_and_more_than_there_are_means_all():
     assert clients_per_round(0) == Everyone()
-    assert clients_per_round(0).sample(CLIENTS, round_rng(0, 1)) == CLIENTS
-    assert FixedSize(99).sample(CLIENTS, round_rng(0, 1)) == CLIENTS
+    assert clients_per_round(0).sample(CLIENTS, Draw(1, round_rng(0, 1))) == CLIENTS
+    assert FixedSize(99).sample(CLIENTS, Draw(1, round_rng(0, 1))) == CLIENTS
     assert FixedSize(99).cohort_size(20) == 20
 
 

@@ -10,6 +10,8 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+from protected import protection
+from seeded import SeededEntropy
 
 import strategies.transforms
 from fl_app.contracts import TransformContract
@@ -26,7 +28,16 @@ from strategies.transform import (
     Transform,
     chain,
 )
-from strategies.transforms.weighting import ByExamples
+from strategies.transforms import clipping
+from strategies.transforms.clipping import AdaptiveClip
+from strategies.transforms.correlated_noise import CorrelatedNoiseOnSum
+from strategies.transforms.each_reply import each_reply
+from strategies.transforms.entropy_coding import Entropy
+from strategies.transforms.feedback import with_feedback
+from strategies.transforms.flatten import Flatten
+from strategies.transforms.noise import LocalNoise, NoiseOnSum
+from strategies.transforms.sparsify import TopK
+from strategies.transforms.weighting import BoundedWeights, ByExamples
 from strategies.update import FixedPoint, Update
 from strategies.work import Delta
 
@@ -35,6 +46,44 @@ ROUND = Round(1, 0, FixedPoint(10))
 
 class TestByExamples(TransformContract):
     transform = ByExamples(25)
+
+
+class TestBoundedWeights(TransformContract):
+    transform = BoundedWeights(25)
+
+
+class TestClip(TransformContract):
+    transform = clipping.Clip(1.0)
+
+
+class TestAdaptiveClip(TransformContract):
+    transform = AdaptiveClip(initial=0.5, quantile=0.5, learning_rate=0.2, bit_scale=0.2, expected=4)
+
+
+class Noisy(TransformContract):
+    """Noise that begins anew in every test."""
+
+    before = (clipping.Clip(1.0),)
+
+    @pytest.fixture(autouse=True)
+    def from_the_start(self):
+        self.transform.entropy.__init__(0)
+
+    def contribution(self, update, info):
+        return update.arrays
+
+
+class TestNoiseOnSum(Noisy):
+    transform = NoiseOnSum(protection(), 1.0, SeededEntropy(0))
+
+
+class TestCorrelatedNoiseOnSum(Noisy):
+    transform = CorrelatedNoiseOnSum(protection(), 1.0, 4, SeededEntropy(0))
+
+
+class TestLocalNoise(Noisy):
+    transform = LocalNoise(protection(), 1.0, SeededEntropy(0))
+    pure = False
 
 
 def transforms_of_the_package() -> set[type]:
@@ -53,6 +102,7 @@ def contracts(of: type[TransformContract] = TransformContract) -> set[type[Trans
 
 
 def test_every_transform_of_the_package_is_under_contract():
+    import_module("test_compression_contract")  # where those of compression are
     checked = {type(cls.transform) for cls in contracts() if "transform" in vars(cls)}
     assert transforms_of_the_package() <= checked
 
@@ -114,7 +164,7 @@ class Noise(Transform):
     opens: ClassVar[Opens] = Opens.SUM
 
     def privacy_event(self):
-        return PrivacyEvent(1.0, self.sensitivity)
+        return PrivacyEvent(self.sensitivity, protection())
 
 
 @dataclass(frozen=True)
@@ -163,7 +213,7 @@ def test_a_step_opened_reply_by_reply_stands_right_of_one_that_acts_on_the_sum()
     chain(Mask(), Affine(1.0, 0.0))
 
 
-@pytest.mark.parametrize("steps", [(Noise(1.0),), (ByExamples(5), Noise(1.0))])
+@pytest.mark.parametrize("steps", [(Noise(1.0),), (BoundedWeights(5), Noise(1.0))])
 def test_noise_without_a_bound_is_refused(steps):
     with pytest.raises(IllegalChain, match="Noise adds noise, but nothing to its left bounds a client: clip first"):
         chain(*steps)
@@ -175,11 +225,31 @@ def test_noise_below_the_bound_is_refused_and_names_both():
     chain(Clip(1.0), Noise(1.0))
 
 
-def test_noise_on_the_sum_covers_the_largest_weight_wherever_it_is_set():
+def test_weights_that_tell_counts_are_refused_beside_noise_wherever_they_are_set():
     for steps in ((Clip(1.0), ByExamples(100), Noise(1.0)), (ByExamples(100), Clip(1.0), Noise(99.0))):
-        with pytest.raises(IllegalChain, match="one client can contribute 100"):
+        with pytest.raises(
+            IllegalChain, match="ByExamples weighs clients by counts of rows, which Noise does not hide"
+        ):
             chain(*steps)
-    chain(Clip(1.0), ByExamples(100), Noise(100.0))
+    chain(Clip(1.0), BoundedWeights(100), Noise(1.0))
+
+
+@pytest.mark.parametrize("padded", [True, False])
+def test_lengths_that_tell_the_content_are_refused_beside_noise(padded):
+    codecs = Entropy(padded), with_feedback(TopK(0.1), Entropy(padded)), each_reply(Flatten(), Entropy(padded))
+    for codec in codecs:
+        if padded:
+            chain(Clip(1.0), Noise(1.0), codec)
+            continue
+        with pytest.raises(
+            IllegalChain, match=f"{type(codec).__name__} sends what is longer .*Noise does not hide: pad"
+        ):
+            chain(Clip(1.0), Noise(1.0), codec)
+
+
+def test_one_promise_is_kept_by_one_step():
+    with pytest.raises(IllegalChain, match="Noise and Noise both add noise"):
+        chain(Clip(1.0), Noise(1.0), Noise(1.0))
 
 
 def test_noise_on_the_sum_wants_a_public_divisor():
@@ -195,17 +265,64 @@ def test_an_aggregator_that_needs_each_update_refuses_a_sealing_pipeline():
         composed(chain(Mask()), Median())
 
 
+CLIP, WEIGHTS, COUNTS = clipping.Clip(2.0), BoundedWeights(25), ByExamples(25)
+CENTRAL, LOCAL = NoiseOnSum(protection(), 2.0), LocalNoise(protection(), 2.0)
+CORRELATED = CorrelatedNoiseOnSum(protection(), 2.0, bands=4)
+ADAPTIVE = AdaptiveClip(initial=0.1, quantile=0.5, learning_rate=0.2, bit_scale=0.2, expected=10)
+NOTHING_BOUNDS = "adds noise, but nothing to its left bounds a client: clip first"
+
+
+@pytest.mark.parametrize(
+    ("steps", "why"),
+    [
+        ((CENTRAL,), f"^NoiseOnSum {NOTHING_BOUNDS}"),
+        ((LOCAL,), f"^LocalNoise {NOTHING_BOUNDS}"),
+        ((CORRELATED,), f"^CorrelatedNoiseOnSum {NOTHING_BOUNDS}"),
+        ((WEIGHTS, CENTRAL), f"^NoiseOnSum {NOTHING_BOUNDS}"),
+        ((CENTRAL, CLIP), f"^NoiseOnSum {NOTHING_BOUNDS}"),
+        ((LOCAL, CLIP), f"^LocalNoise {NOTHING_BOUNDS}"),
+        ((clipping.Clip(2.01), CENTRAL), r"^NoiseOnSum makes noise for .* 2, but after Clip one client can .* 2\.01"),
+        ((clipping.Clip(3.0), LOCAL), "^LocalNoise makes noise for .* 2, but after Clip one client can contribute 3"),
+        ((clipping.Clip(3.0), CORRELATED), "^CorrelatedNoiseOnSum makes noise for .* 2, but after Clip"),
+        ((ADAPTIVE, NoiseOnSum(protection(), 1.0)), r"^NoiseOnSum .* 1, but after AdaptiveClip one client .* 1\.00499"),
+        ((CLIP, COUNTS, CENTRAL), "^ByExamples weighs clients by counts of rows, which NoiseOnSum does not hide"),
+        ((COUNTS, CLIP, CORRELATED), "^ByExamples weighs clients by counts of rows, which CorrelatedNoiseOnSum"),
+        ((COUNTS, CLIP, LOCAL), "^ByExamples weighs clients by counts of rows, which LocalNoise does not hide"),
+        ((CLIP, CENTRAL, COUNTS), "^ByExamples weighs clients by counts of rows, which NoiseOnSum does not hide"),
+        ((CLIP, LOCAL, CENTRAL), "^LocalNoise and NoiseOnSum both add noise"),
+        ((CLIP, CENTRAL, CORRELATED), "^NoiseOnSum and CorrelatedNoiseOnSum both add noise"),
+    ],
+)
+def test_chains_that_would_promise_too_much_are_refused_when_built_and_name_the_steps(steps, why):
+    with pytest.raises(IllegalChain, match=why):
+        chain(*steps)
+
+
+@pytest.mark.parametrize("noise", [CENTRAL, LOCAL, CORRELATED])
+def test_chains_that_keep_what_they_promise_are_built(noise):
+    for steps in ((CLIP, noise), (clipping.Clip(1.0), noise), (CLIP, WEIGHTS, noise), (WEIGHTS, CLIP, noise)):
+        assert chain(*steps).protection is noise.protection
+    assert chain(CLIP, clipping.Clip(0.5), noise).sensitivity == (None if noise is LOCAL else noise.sensitivity)
+
+
+def test_no_strategy_puts_noise_on_a_sum_that_is_divided_by_private_counts():
+    for noise in (CENTRAL, CORRELATED):
+        with pytest.raises(IllegalChain, match="WeightedMean divides by what depends on private counts"):
+            composed(chain(CLIP, noise), WeightedMean())
+    composed(chain(CLIP, LOCAL), WeightedMean())
+
+
 def composed(pipeline: Pipeline, aggregator: WeightedMean) -> ComposedStrategy:
     return ComposedStrategy(Basics(), work=Delta(), pipeline=pipeline, aggregator=aggregator, server_optimizer=SGD())
 
 
 def test_two_steps_may_not_announce_one_name():
     class Loud(Transform):
-        def announce(self, round):
+        def announce(self, state, round):
             return {"clip": 1.0}
 
     with pytest.raises(IllegalChain, match="announce 'clip'"):
-        chain(Loud(), Loud()).announce(ROUND)
+        chain(Loud(), Loud()).announce((), ROUND)
 
 
 def test_the_weight_bound_is_the_weight_that_encode_sets():

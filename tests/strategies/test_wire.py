@@ -35,7 +35,9 @@ ANSWER = Answer((UPDATE,), (Dropped("c", "non-finite"),))
 
 def test_an_order_and_its_params_survive():
     params = (np.array([[1.5, -0.0]]), np.array(3, np.int64))
-    content = wire.order_content(ORDER, wire.params_record(params), ConfigRecord({"job": "j", "mean": [0.5]}))
+    content = wire.order_content(
+        ORDER, {"params": wire.params_record(params)}, ConfigRecord({"job": "j", "mean": [0.5]})
+    )
     assert wire.read_order(content) == ORDER
     assert wire.read_config(content) == {"job": "j", "mean": [0.5]}
     for sent, read in zip(params, wire.read_params(content), strict=True):

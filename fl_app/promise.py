@@ -1,0 +1,150 @@
+"""What a run promises of privacy, on disk: its ledger, and privacy.json, which people read."""
+
+from typing import Any
+
+from fl_app.assembly import build_strategy, population
+from fl_app.checkpoint import Checkpoint
+from fl_app.config import RunConfig
+from fl_app.errors import Refused
+from fl_app.run_folder import RunFolder
+from privacy.accounting import curve, spent
+from privacy.ledger import Ledger, Terms
+from strategies.base import ComposedStrategy
+from strategies.history import finite
+from strategies.protection import Protection
+
+NOT_COVERED = (
+    "What was declared before the run: column names, ranges, categories, classes, and the number of clients.",
+    "That a client belongs to the federation, that it was found eligible, and when its node is online.",
+    "How long rounds take.",
+    "Other runs on the same rows: each spends its own epsilon, also those made to choose learning rates or clip norms.",
+)
+OF_ROWS = (
+    "Who has many rows and who has few: the promise is for single rows of a client, not for the client as a whole."
+)
+BY_DROPPING = "Which clients did not answer well in a round, and why: who takes part is no secret here."
+BY_STOPPING = (
+    "When the run ended: where that was decided by results, what surely holds is epsilon of all planned rounds."
+)
+BY_SERVER = "The rows that the server tests the model on, whose metrics are exact."
+
+
+def settled_strategy(config: RunConfig, folder: RunFolder) -> ComposedStrategy:
+    """The strategy as the server has it: it knows the number of clients, and in a resumed run the noise so far.
+
+    Raises Refused where that number is not known and privacy rests on it, and where a resumed run has lost its ledger.
+    """
+    if build_strategy(config).protection is None:
+        return build_strategy(config)
+    clients = population(config)
+    if not clients:
+        remedy = "set num-clients, which the promise makes public"
+        raise Refused(f"strategy={config.strategy} promises privacy", "the number of clients is not known", remedy)
+    noise = 0.0
+    if folder.ledger.exists():
+        noise = float(_read(folder).terms.mechanism["noise_multiplier"])
+    strategy = build_strategy(config, clients, noise)
+    try:
+        assert strategy.protection is not None  # noqa: S101  (the same words made it above)
+        strategy.protection.terms()
+    except ValueError as error:
+        raise Refused("the promise cannot be kept", f"strategy-args={config.strategy_args!r}", str(error)) from error
+    if config.resume:
+        _check_nothing_is_forgotten(folder, strategy.protection)
+    return strategy
+
+
+def _check_nothing_is_forgotten(folder: RunFolder, protection: Protection) -> None:
+    """Raises Refused where the ledger does not pay for all rounds that the checkpoint has: lost, or an old copy."""
+    played = Checkpoint.read(folder.checkpoint).state.round
+    entries = _read(folder).entries if folder.ledger.exists() else ()
+    if played and (not entries or max(entry.round for entry in entries) + protection.every <= played):
+        remedy = "restore it from a copy, or start a new run"
+        raise Refused(f"the ledger lacks rounds of the {played} that were played", str(folder.ledger), remedy)
+
+
+def open_ledger(folder: RunFolder, protection: Protection | None) -> Ledger | None:
+    """The run's ledger. Raises Refused for one of another mechanism, or a damaged one."""
+    if protection is None:
+        return None
+    try:
+        return Ledger.open(folder.ledger, _terms(protection))
+    except ValueError as error:
+        raise Refused("the ledger does not fit", str(folder.ledger), str(error)) from error
+
+
+def _terms(protection: Protection) -> Terms:
+    return Terms(protection.unit, protection.relation, protection.promise.delta, protection.terms())
+
+
+def _read(folder: RunFolder) -> Ledger:
+    try:
+        return Ledger.read(folder.ledger)
+    except ValueError as error:
+        raise Refused("the ledger cannot be read", str(folder.ledger), str(error)) from error
+
+
+def privacy_json(folder: RunFolder, config: RunConfig, rounds: int, metrics_on: str | None) -> dict[str, Any] | None:
+    """The content of privacy.json after `rounds` rounds; None where nothing is promised.
+
+    Everything that was written into the ledger counts, whether or not the round came to its end.
+    """
+    strategy = build_strategy(config)
+    protection = strategy.protection
+    if protection is None or not folder.ledger.exists():
+        return None
+    ledger = _read(folder)
+    terms, mechanism = ledger.terms, ledger.terms.mechanism
+    total = spent(ledger.releases, terms.relation, terms.delta)
+    epsilons = curve(ledger.by_round(), terms.relation, terms.delta)
+    epsilons += epsilons[-1:] * (rounds - len(epsilons))
+    not_covered = [*NOT_COVERED, *protection.not_covered]
+    not_covered += [OF_ROWS] if terms.unit == "record" else []
+    not_covered += [] if strategy.sampler.secret else [BY_DROPPING]
+    not_covered += [BY_STOPPING] if config.stop != "rounds" else []
+    not_covered += [BY_SERVER] if metrics_on == "server" else []
+    content: dict[str, Any] = finite(
+        {
+            "schema": 1,
+            "unit": terms.unit,
+            "relation": terms.relation,
+            "mechanism": mechanism["mechanism"],
+            "clip_norm": mechanism["clip_norm"],
+            "noise_multiplier": mechanism["noise_multiplier"],
+            "sampling": {"kind": mechanism["sampling"]["kind"], "rate": mechanism["sampling"]["rate"]},
+            "rounds": rounds,
+            "releases": [_entry(ledger, what) for what in dict.fromkeys(r.what for r in ledger.releases)],
+            "epsilon": {"pld": total.pld, "rdp": total.rdp},
+            "delta": terms.delta,
+            "target_epsilon": mechanism["target_epsilon"],
+            "curve": [[number, epsilon] for number, epsilon in enumerate(epsilons, 1)],
+            "not_covered": not_covered,
+            "trust": list(protection.trust),
+        }
+    )
+    return content
+
+
+def _entry(ledger: Ledger, what: str) -> dict[str, Any]:
+    alike = [release for release in ledger.releases if release.what == what]
+    sampling = alike[0].sampling
+    drawn = {"poisson": f"Poisson sampling at rate {sampling.rate:.6g}", "none": "no sampling"}.get(
+        sampling.kind, f"{sampling.size} of {sampling.population} without replacement"
+    )
+    event = f"Gaussian, noise multiplier {alike[0].noise_multiplier:.6g}, {drawn}"
+    return {"what": what, "count": sum(release.count for release in alike), "event": event}
+
+
+def claimed(privacy: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What of it stands in summary.json."""
+    if privacy is None:
+        return None
+    pld, rdp = privacy["epsilon"]["pld"], privacy["epsilon"]["rdp"]
+    known = {name: value for name, value in (("pld", pld), ("rdp", rdp)) if value is not None}
+    accountant = min(known, key=known.__getitem__, default=None)
+    return {
+        "unit": privacy["unit"],
+        "epsilon": known.get(accountant) if accountant else None,
+        "delta": privacy["delta"],
+        "accountant": accountant,
+    }

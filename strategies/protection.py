@@ -1,0 +1,183 @@
+"""What a strategy promises of differential privacy, and the noise that keeps the promise.
+
+One object says it all: the step that adds noise asks it how much, the round loop asks it what a round costs, and the
+report reads it. So what is claimed cannot differ from what is done.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from math import sqrt
+from typing import Any, Protocol
+
+from privacy.accounting import Relation, Release, Sampling, Spent, Unit, calibrate, spent
+
+MEANS = "means of the features"
+MEANS_SHARE = 0.1
+"""Of the budget, what the means of the features take where they are asked for (`strategies.private_means`)."""
+
+
+@dataclass(frozen=True)
+class Promise:
+    """How much privacy: an epsilon to stay within, a noise multiplier, or both; and delta.
+
+    Raises ValueError where neither is given, and for values out of range.
+    """
+
+    target_epsilon: float
+    noise_multiplier: float
+    delta: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.delta < 1:
+            raise ValueError(f"delta={self.delta:g}: expected above 0 and below 1, such as 1e-5")
+        if self.target_epsilon < 0 or self.noise_multiplier < 0:
+            name = "target-epsilon" if self.target_epsilon < 0 else "noise-multiplier"
+            raise ValueError(f"{name} is below 0: expected a number above 0")
+        if not self.target_epsilon and not self.noise_multiplier:
+            raise ValueError("how private is the run to be: set target-epsilon, such as 3, or noise-multiplier")
+
+
+@dataclass(frozen=True)
+class Protection:
+    """Gaussian noise on something that one unit can move no further than a bound, round after round.
+
+    unit: what is protected, with all that belongs to it. relation: which federations are neighbours. mechanism: in
+    words. clip_norm: the L2 norm to which a unit's contribution is clipped, None where it is adapted. sampling: how a
+    unit comes into a release. rounds: how many are planned. by_clients: they add the noise, not the server. per_round:
+    releases of one unit in a round, at most. every: so many rounds together cost what one does.
+    means: before the rounds those of the features are released, for MEANS_SHARE of the target.
+
+    The noise is the promise's multiplier, else as little as keeps the planned rounds within its target. It is computed
+    when first asked for: nodes ask only where clients add it, and only other nodes may have no `sampling`. Where target
+    and multiplier are given the target is a budget, which ends the run before the round that would exceed it.
+    """
+
+    unit: Unit
+    relation: Relation
+    mechanism: str
+    promise: Promise
+    clip_norm: float | None
+    sampling: Sampling | None
+    rounds: int
+    by_clients: bool = False
+    per_round: int = 1
+    every: int = 1
+    means: bool = False
+    what: str = "sum of updates"
+    trust: tuple[str, ...] = ()
+    not_covered: tuple[str, ...] = ()
+
+    @cached_property
+    def noise_multiplier(self) -> float:
+        """The noise's standard deviation over the bound on what one unit contributes. Raises ValueError where no noise
+        reaches the target."""
+        if self.promise.noise_multiplier:
+            return self.promise.noise_multiplier
+        count = self.per_round * -(-self.rounds // self.every)
+        beside = [Release(MEANS, self.means_noise, Sampling("none"))] if self.means else []
+        promise = self.promise
+        return calibrate(promise.target_epsilon, promise.delta, self.relation, self._known_sampling, count, beside)
+
+    @cached_property
+    def means_noise(self) -> float:
+        """The same of the noise on the means: as in a round where that is given, else what their share of the target
+        needs, which is counted in squares of noise multipliers."""
+        if self.promise.noise_multiplier and not self.promise.target_epsilon:
+            return self.promise.noise_multiplier
+        once = calibrate(self.promise.target_epsilon, self.promise.delta, self.relation, Sampling("none"), 1)
+        return once / sqrt(MEANS_SHARE)
+
+    def charge(self, nth: int) -> Release | None:
+        """What the nth round since training began here releases; None where it is paid for already."""
+        if (nth - 1) % self.every:
+            return None
+        return Release(self.what, self.noise_multiplier, self._known_sampling, self.per_round)
+
+    @property
+    def _known_sampling(self) -> Sampling:
+        if self.sampling is None:
+            raise ValueError("the number of clients is not known here: set num-clients, which a private run publishes")
+        return self.sampling
+
+    def announce(self) -> dict[str, float | int | str]:
+        """What the server tells the nodes of a release, which they enter into ledgers of their own."""
+        sampling = self._known_sampling
+        return {
+            "privacy.noise-multiplier": self.noise_multiplier,
+            "privacy.sampling": sampling.kind,
+            "privacy.rate": sampling.rate,
+            "privacy.size": sampling.size,
+            "privacy.population": sampling.population,
+        }
+
+    def announced(self, public: Mapping[str, Any]) -> Release:
+        """What one client releases in a round in which it takes part: what it does itself, else as it was announced.
+
+        Raises ValueError for an announcement that is none.
+        """
+        if self.by_clients:
+            return Release(self.what, self.noise_multiplier, self._known_sampling, self.per_round)
+        try:
+            kind, rate = public["privacy.sampling"], float(public["privacy.rate"])
+            drawn = Sampling(kind, rate, int(public["privacy.size"]), int(public["privacy.population"]))
+            return Release(self.what, float(public["privacy.noise-multiplier"]), drawn, self.per_round)
+        except (KeyError, TypeError) as error:
+            raise ValueError("the server does not say what a round costs: install the same version on both") from error
+
+    def terms(self) -> dict[str, Any]:
+        """All that the noise follows from, in what JSON can hold: a run can be resumed only where it is the same."""
+        return {
+            "mechanism": self.mechanism,
+            "clip_norm": self.clip_norm,
+            "noise_multiplier": self.noise_multiplier,
+            "target_epsilon": self.promise.target_epsilon or None,
+            "sampling": asdict(self._known_sampling),
+            "per_round": self.per_round,
+            "every": self.every,
+            "means_noise": self.means_noise if self.means else None,
+        }
+
+
+class Ledger(Protocol):
+    """What has been released, in order (`privacy.ledger` is one on disk)."""
+
+    @property
+    def releases(self) -> Sequence[Release]:
+        """All, also those of earlier parts of the run."""
+
+    def append(self, round_: int, attempt: int, *releases: Release) -> None:
+        """Enter what is about to be released. When this returns the entry would survive a crash."""
+
+
+class BudgetSpent(Exception):
+    """The next round would exceed the target."""
+
+
+class Accountant:
+    """Charges rounds to a ledger, and says what they come to."""
+
+    def __init__(self, protection: Protection, ledger: Ledger) -> None:
+        self._protection, self._ledger = protection, ledger
+        self._charged = 0
+
+    def charge(self, round: int, attempt: int) -> None:
+        """Enter what an attempt at a round is going to release. Raises BudgetSpent, and enters nothing, where that is
+        too much. An attempt after the first, 0, releases something new only where it is clients that add noise."""
+        if attempt and not self._protection.by_clients:
+            return
+        self._charged += 1
+        release = self._protection.charge(self._charged)
+        if release is None:
+            return
+        target = self._protection.promise.target_epsilon
+        if target and self._spent([*self._ledger.releases, release]).epsilon > target:
+            raise BudgetSpent(f"round {round} would exceed epsilon {target:g}")
+        self._ledger.append(round, attempt, release)
+
+    def epsilon(self) -> float:
+        """Of all that the ledger holds."""
+        return self._spent(self._ledger.releases).epsilon
+
+    def _spent(self, releases: Sequence[Release]) -> Spent:
+        return spent(releases, self._protection.relation, self._protection.promise.delta)
