@@ -136,10 +136,13 @@ class Exchanged:
                     records.append(record)
 
         handler, flower = Keep(), logging.getLogger("flwr")
+        level = flower.level  # a run by the command line in this process may have quietened it
         flower.addHandler(handler)
+        flower.setLevel(logging.INFO)
         try:
             yield records
         finally:
+            flower.setLevel(level)
             flower.removeHandler(handler)
 
 
