@@ -251,7 +251,7 @@ def _cost_of_epochs(repeats: int) -> None:
         for _ in range(repeats + 1):  # the first warms up
             for times, more in ((plain, {}), (private, asked)):
                 given = [array.copy() for array in params]
-                times.append(_timed(lambda: client.fit(given, {**FIT, "batch-size": 100, **more}))[0])  # noqa: B023
+                times.append(_timed(lambda: client.fit(given, {**FIT, "batch-size": 100, **more}))[0])  # noqa: B023  (called at once)
         quotients = ratios(private[1:], plain[1:])
         told = f"{spread(quotients)} times, {RATIO:g} asked: {_verdict(float(np.median(quotients)) <= RATIO)}"
         print(f"An epoch of DP-SGD beside SGD, perceptron 784x{hidden}x10, {rows} rows in batches of 100: {told}")

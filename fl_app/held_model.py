@@ -1,10 +1,9 @@
 """The model that a node was sent last, kept on its disk so that the next message need only say what has changed.
 
 A node's process may end after any message, and a simulated node moves between processes; so the model lies in a file
-named after its round. A process keeps the one that it read or wrote last.
+named after its round.
 """
 
-import threading
 from pathlib import Path
 
 from flwr.app import RecordDict
@@ -20,9 +19,6 @@ from strategies.update import Arrays
 
 class HeldModel:
     """The model of one node in one run, below `folder`."""
-
-    _last: tuple[Path, Arrays] | None = None
-    _lock = threading.Lock()
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -48,9 +44,6 @@ class HeldModel:
         found = sorted(self._folder.glob("round-*.safetensors"), key=_number)
         if not found:
             return (), 0
-        with HeldModel._lock:
-            if HeldModel._last is not None and HeldModel._last[0] == found[-1]:
-                return HeldModel._last[1], _number(found[-1])
         try:
             arrays = load_file(found[-1])
         except (SafetensorError, OSError):
@@ -61,8 +54,6 @@ class HeldModel:
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         path = self._folder / f"round-{number}.safetensors"
         write_atomically(path, tensor_bytes({str(i): array for i, array in enumerate(model)}))
-        with HeldModel._lock:
-            HeldModel._last = path, model
         for other in self._folder.glob("round-*.safetensors"):
             if other != path:
                 other.unlink(missing_ok=True)

@@ -6,6 +6,7 @@ from fl_app.assembly import build_strategy, population
 from fl_app.checkpoint import Checkpoint
 from fl_app.config import RunConfig
 from fl_app.errors import Refused
+from fl_app.privacy_words import claimed as claimed_epsilon
 from fl_app.run_folder import RunFolder
 from privacy.accounting import curve, spent
 from privacy.ledger import Ledger, Terms
@@ -139,12 +140,7 @@ def claimed(privacy: dict[str, Any] | None) -> dict[str, Any] | None:
     """What of it stands in summary.json."""
     if privacy is None:
         return None
-    pld, rdp = privacy["epsilon"]["pld"], privacy["epsilon"]["rdp"]
-    known = {name: value for name, value in (("pld", pld), ("rdp", rdp)) if value is not None}
-    accountant = min(known, key=known.__getitem__, default=None)
-    return {
-        "unit": privacy["unit"],
-        "epsilon": known.get(accountant) if accountant else None,
-        "delta": privacy["delta"],
-        "accountant": accountant,
-    }
+    epsilon = claimed_epsilon(privacy)
+    by = [name for name, value in privacy["epsilon"].items() if value is not None and value == epsilon]
+    accountant = by[0] if by else None
+    return {"unit": privacy["unit"], "epsilon": epsilon, "delta": privacy["delta"], "accountant": accountant}

@@ -39,7 +39,7 @@ from fl_app.site import Common, held_sha256
 from fl_app.tensors import tensor_bytes
 from fl_app.variants import play
 from strategies import wire
-from strategies.base import RunResult, ServerState, Setting, TooFewClients
+from strategies.base import ComposedStrategy, RunResult, ServerState, Setting, TooFewClients
 from strategies.history import RoundReport
 from strategies.private_means import PrivateMeans
 from strategies.protection import Ledger, Protection
@@ -111,16 +111,7 @@ class _Run:
         began = time.monotonic()
         config, earlier = self.config, self.earlier
         strategy = settled_strategy(config, self.folder)
-        private = strategy.protection is not None
-        server_held = build_dataset(config).server_held
-        enrolment = Enrolment(
-            config,
-            known=frozenset(open_data(config).clients) if server_held else None,
-            design=earlier.design if earlier else agreed_beforehand(config, strategy),
-            variant=self.variant,
-            private=private,
-            population=strategy.basics.population,
-        )
+        enrolment, private = self._enrolment(strategy), strategy.protection is not None
         design, job = enrolment.open(self.grid), earlier.job if earlier else uuid.uuid4().hex
         ledger = open_ledger(self.folder, strategy.protection)
         if strategy.protection is not None and strategy.protection.means and earlier is None:
@@ -142,12 +133,11 @@ class _Run:
         )
         history = self.folder.rewind(start.state.round) if earlier else []
         Checkpoint.commit(start.prepare(self.folder.checkpoint), self.folder.checkpoint)
-        exact_metrics = not at_server and not private
 
         def record(report: RoundReport, state: ServerState) -> None:
             self._record(replace(start, state=state), report)
 
-        train_metrics = exact_metrics and not enrolment.unmeasured
+        train_metrics = not (at_server or private or enrolment.unmeasured)
         common = ConfigRecord(Common(start.job, train_metrics, design, self.variant, held_sha256(task)).values())
         result = strategy.start(
             self.grid,
@@ -170,6 +160,19 @@ class _Run:
             ),
         )
         return result.stop_reason, self._look_back(task, design, result, enrolment.current(self.grid), common)
+
+    def _enrolment(self, strategy: ComposedStrategy) -> Enrolment:
+        """Who may take part, and what is known of the columns before anybody is asked."""
+        config, earlier = self.config, self.earlier
+        server_held = build_dataset(config).server_held
+        return Enrolment(
+            config,
+            known=frozenset(open_data(config).clients) if server_held else None,
+            design=earlier.design if earlier else agreed_beforehand(config, strategy),
+            variant=self.variant,
+            private=strategy.protection is not None,
+            population=strategy.basics.population,
+        )
 
     def _centred(
         self, protection: Protection, design: Design, enrolment: Enrolment, job: str, ledger: Ledger | None

@@ -84,9 +84,9 @@ class Basics:
     """What every strategy is given, whatever its parts: the run keys that concern the loop.
 
     `clients_per_round` is 0 for all. `population`, the number of clients, is public where privacy rests on it; 0 where
-    it is not known: at a node. `noise_multiplier` is what an
-    earlier part of the run settled on, which a resumed run keeps; 0 for none. The next four are what clients do in a
-    round, as the run says, where privacy follows from it. `private_means`: those of the features are released before.
+    it is not known: at a node. `noise_multiplier` is what an earlier part of the run settled on, which a resumed run
+    keeps; 0 for none. The next four are what clients do in a round, as the run says, where privacy follows from it.
+    `private_means`: those of the features are released before.
     """
 
     clients_per_round: int = 0

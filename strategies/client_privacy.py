@@ -2,8 +2,8 @@
 
 from typing import Literal
 
-from privacy.accounting import Relation, Sampling
 from strategies.base import Basics
+from strategies.protection import Promise, Protection
 from strategies.sampling import Poisson, Sampler, SecretFixedSize, clients_per_round
 
 CohortSampling = Literal["poisson", "fixed", "none"]
@@ -30,11 +30,22 @@ def cohort_sampler(sampling: CohortSampling, basics: Basics) -> Sampler:
     return Poisson(size, basics.population) if sampling == "poisson" else SecretFixedSize(size, basics.population)
 
 
-def relation_of(sampling: CohortSampling) -> Relation:
-    """Adding or removing a client; with a cohort of fixed size one client takes the place of another."""
-    return "replace-one" if sampling == "fixed" else "add-remove"
+def central_protection(
+    basics: Basics, sampler: Sampler, promise: Promise, *, mechanism: str, clip_norm: float | None, what: str
+) -> Protection:
+    """Of whole clients, whose cohort this sampler draws, by noise that the server adds.
 
-
-def known(sampler: Sampler, basics: Basics) -> Sampling | None:
-    """What the accountant may assume of a cohort; None at a node, which does not know the number of clients."""
-    return sampler.describe() if basics.population else None
+    Neighbours differ by adding or removing a client; with a cohort of fixed size one takes the place of another.
+    """
+    return Protection(
+        unit="client",
+        relation="replace-one" if isinstance(sampler, SecretFixedSize) else "add-remove",
+        mechanism=mechanism,
+        promise=promise,
+        clip_norm=clip_norm,
+        sampling=sampler.describe() if basics.population else None,  # a node does not know the number of clients
+        rounds=basics.rounds,
+        means=basics.private_means,
+        what=what,
+        trust=SECRET_TRUST if sampler.secret else CENTRAL_TRUST,
+    )

@@ -8,7 +8,7 @@ from strategies.transforms.each_reply import each_reply
 from strategies.transforms.entropy_coding import Entropy
 from strategies.transforms.feedback import with_feedback
 from strategies.transforms.flatten import Flatten
-from strategies.transforms.quantize import Quantize
+from strategies.transforms.quantize import BITS, Quantize
 from strategies.transforms.rotate import Rotate
 from strategies.transforms.sparsify import TopK
 
@@ -26,6 +26,7 @@ def uplink(top_k: float, bits: int, rotation: Rotation, *, private: bool = False
     reply is opened by itself, so that nothing stands between noise and sum, and its length tells nothing of its
     content. Raises ValueError for values out of range.
     """
+    _check_bits(bits, "bits")
     sparse, few = _is_sparse(top_k, "top-k"), bits < 3
     rotated = rotation == "on" or (rotation == "auto" and bits <= FEW_BITS and not sparse)
     steps: list[Transform] = [TopK(top_k) if sparse else Flatten()]
@@ -41,6 +42,7 @@ def uplink(top_k: float, bits: int, rotation: Rotation, *, private: bool = False
 
 def downlink(top_k: float, bits: int) -> StepCodec | None:
     """How the server sends its steps; None for all of the model in every round."""
+    _check_bits(bits, "down-bits")
     sparse = _is_sparse(top_k, "down-top-k")
     if not sparse and bits == PLAIN_BITS:
         return None
@@ -50,6 +52,13 @@ def downlink(top_k: float, bits: int) -> StepCodec | None:
     if bits != PLAIN_BITS:
         steps.append(Quantize(bits, rounding="nearest"))
     return StepCodec(chain(*steps, Entropy()))
+
+
+def _check_bits(bits: int, name: str) -> None:
+    if bits not in (*BITS, PLAIN_BITS):
+        raise ValueError(
+            f"{name}={bits}: expected {', '.join(map(str, BITS))}, or {PLAIN_BITS} for numbers as they are"
+        )
 
 
 def _is_sparse(share: float, name: str) -> bool:

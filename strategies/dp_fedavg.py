@@ -2,9 +2,9 @@
 
 from strategies.aggregation import FixedDivisor
 from strategies.base import Basics, ComposedStrategy
-from strategies.client_privacy import CENTRAL_TRUST, SECRET_TRUST, CohortSampling, cohort_sampler, known, relation_of
+from strategies.client_privacy import CohortSampling, central_protection, cohort_sampler
 from strategies.optimizers import ServerOptimizerName, optimizer_named
-from strategies.protection import Promise, Protection
+from strategies.protection import Promise
 from strategies.transform import chain
 from strategies.transforms.clipping import Clip
 from strategies.transforms.noise import NoiseOnSum
@@ -46,16 +46,13 @@ class DPFedAvg(ComposedStrategy):
         momentum: float = 0.0,
     ) -> None:
         sampler = cohort_sampler(sampling, basics)
-        protection = Protection(
-            unit="client",
-            relation=relation_of(sampling),
+        protection = central_protection(
+            basics,
+            sampler,
+            Promise(target_epsilon, noise_multiplier or basics.noise_multiplier, delta),
             mechanism="Gaussian noise on the sum of clipped updates, added by the server",
-            promise=Promise(target_epsilon, noise_multiplier or basics.noise_multiplier, delta),
             clip_norm=clip_norm,
-            sampling=known(sampler, basics),
-            rounds=basics.rounds,
-            means=basics.private_means,
-            trust=SECRET_TRUST if sampler.secret else CENTRAL_TRUST,
+            what="sum of updates",
         )
         weights = [BoundedWeights(max_examples)] if max_examples else []
         super().__init__(

@@ -4,9 +4,9 @@ from math import sqrt
 
 from strategies.aggregation import FixedDivisor
 from strategies.base import Basics, ComposedStrategy
-from strategies.client_privacy import CENTRAL_TRUST, SECRET_TRUST, CohortSampling, cohort_sampler, known, relation_of
+from strategies.client_privacy import CohortSampling, central_protection, cohort_sampler
 from strategies.optimizers import ServerOptimizerName, optimizer_named
-from strategies.protection import Promise, Protection
+from strategies.protection import Promise
 from strategies.transform import chain
 from strategies.transforms.clipping import AdaptiveClip
 from strategies.transforms.noise import NoiseOnSum
@@ -54,18 +54,14 @@ class DPFedAvgAdaptive(ComposedStrategy):
         sampler = cohort_sampler(sampling, basics)
         expected = sampler.cohort_size(basics.population)
         bit_scale = 2 * sqrt(bit_share / (1 - bit_share))
-        protection = Protection(
-            unit="client",
-            relation=relation_of(sampling),
+        protection = central_protection(
+            basics,
+            sampler,
+            Promise(target_epsilon, noise_multiplier or basics.noise_multiplier, delta),
             mechanism="Gaussian noise on the sum of updates clipped to an adaptive norm, and of bits that tell which"
             " were within it, added by the server",
-            promise=Promise(target_epsilon, noise_multiplier or basics.noise_multiplier, delta),
             clip_norm=None,
-            sampling=known(sampler, basics),
-            rounds=basics.rounds,
-            means=basics.private_means,
             what="sum of updates and of clipping bits",
-            trust=SECRET_TRUST if sampler.secret else CENTRAL_TRUST,
         )
         super().__init__(
             basics,

@@ -133,6 +133,10 @@ class Transform(ABC):  # noqa: B024  (every method has a meaningful default: the
         """The noise this step adds, if any."""
         return None
 
+    def chooses(self) -> bool:
+        """Whether only some coordinates of an update are sent."""
+        return False
+
     def tells_length(self) -> bool:
         """Whether what it sends is longer or shorter by what it holds."""
         return False
@@ -293,8 +297,8 @@ def chain(*parts: Transform | Pipeline) -> Pipeline:
 
     Raises IllegalChain, naming both steps, when neighbouring domains differ, when a step that must be opened reply by
     reply stands left of one that acts on the sum, when noise is made for less than the bound that holds before it (or
-    nothing bounds a contribution before it), when two steps add noise, and when weights or lengths tell what noise is
-    to hide.
+    nothing bounds a contribution before it), when two steps add noise, when noise on the sum would fall on chosen
+    coordinates only, and when weights or lengths tell what noise is to hide.
     """
     steps: list[Transform] = []
     for part in parts:
@@ -345,6 +349,12 @@ def _check_noise(steps: Sequence[Transform]) -> None:
         after = step.bound(bound)
         if after != bound:
             bound, bounded_by = after, _name(step)
+    for step in steps[: steps.index(noisy[0])] if noisy else ():
+        if step.chooses() and noisy[0].opens is Opens.SUM:
+            raise IllegalChain(
+                f"{_name(step)} sends some coordinates only, and {_name(noisy[0])} to its right would leave the others"
+                f" without noise: put {_name(noisy[0])} to the left of {_name(step)}"
+            )
     for step in steps:
         if noisy and step.tells_length():
             raise IllegalChain(

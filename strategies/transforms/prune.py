@@ -79,6 +79,10 @@ class Prune(Transform):
         progress = (round - self.first_round + 1) / (self.last_round - self.first_round + 1)
         return self.sparsity * (1 - (1 - min(max(progress, 0.0), 1.0)) ** 3)
 
+    def chooses(self) -> bool:
+        """It does."""
+        return True
+
     def encodes(self, template: Template) -> Template:
         """All real numbers (n,), and what is not real."""
         return ((count_real(template),), real_dtype(template)), *whole(template)

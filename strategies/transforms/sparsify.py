@@ -43,6 +43,10 @@ class TopK(Transform):
     def __post_init__(self) -> None:
         check_fraction("top-k", self.fraction)
 
+    def chooses(self) -> bool:
+        """It does."""
+        return True
+
     def encodes(self, template: Template) -> Template:
         """Positions (k + 1,) uint32, values (k,), and what is not real."""
         size = count_real(template)
@@ -91,6 +95,10 @@ class RandomK(Transform):
     def announce(self, state: Arrays, round: Round) -> Public:
         """The seed of the choice."""
         return announced(SEED, round)
+
+    def chooses(self) -> bool:
+        """It does."""
+        return True
 
     def encodes(self, template: Template) -> Template:
         """Values (k,), and what is not real."""

@@ -9,17 +9,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from compressed import encoded, round_of, update
+from protected import protection
 
+from strategies.compression import uplink
 from strategies.transform import chain
 from strategies.transforms.cast import Cast
+from strategies.transforms.clipping import Clip, norm
 from strategies.transforms.entropy_coding import DEFLATE, POSITIONS, RAW, VERSION, Entropy
 from strategies.transforms.feedback import with_feedback
 from strategies.transforms.flatten import Flatten
+from strategies.transforms.noise import NoiseOnSum
 from strategies.transforms.prune import MASK, Prune
 from strategies.transforms.quantize import Quantize
 from strategies.transforms.rotate import Rotate
 from strategies.transforms.sparsify import RandomK, TopK
-from strategies.update import InvalidUpdate
+from strategies.update import ExactSum, InvalidUpdate
 from strategies.work import check_template, template_of
 
 PAYLOADS = 10_000
@@ -155,6 +159,28 @@ def test_ten_thousand_mutations_raise_nothing_but_invalid_update(decoder):
         assert all(np.isfinite(array).all() for array in found)
     assert set(reasons) == {"decode"}
     assert 0.3 * PAYLOADS < reasons["decode"] < PAYLOADS
+
+
+@pytest.mark.parametrize("args", [(0.1, 8, "auto"), (0.0, 8, "on"), (0.0, 1, "auto")], ids=str)
+def test_no_payload_moves_a_sum_with_a_clip_by_more_than_the_clip(args):
+    """As the server of compressed-dp-fedavg has it: decoded, limited, added up on the grid."""
+    private = chain(Clip(0.5), NoiseOnSum(protection(), 0.5), uplink(*args, private=True))
+    rng, given = np.random.default_rng(1), layers()[:3]
+    info = round_of(private, given)
+    valid = private.encode(update(given), (), info)[0].arrays
+    moved, dropped = [], 0
+    for _ in range(PAYLOADS // 4):
+        total = ExactSum(info.grid)
+        try:
+            opened = private.decode_each(update(mutated(rng, valid)), info)
+            check_template(opened.arrays, info.template)
+            total.add(private.limit(opened, info))
+        except InvalidUpdate:
+            dropped += 1
+            continue
+        moved.append(norm(tuple(info.grid.to_float(array, 1.0) for array in total.total().arrays)))
+    assert dropped
+    assert 0.4 < max(moved) <= 0.5 + 1e-6
 
 
 @pytest.mark.parametrize("decoder", DECODERS.values(), ids=DECODERS.keys())

@@ -11,7 +11,8 @@ from scipy.stats import binom, chi2
 
 from privacy.accounting import Sampling
 from strategies.base import Basics
-from strategies.client_privacy import cohort_sampler, known, relation_of
+from strategies.client_privacy import central_protection, cohort_sampler
+from strategies.protection import Promise
 from strategies.sampling import Draw, Everyone, FixedSize, Poisson, SecretFixedSize, Spaced, round_rng
 
 CLIENTS = tuple(f"{i:02}" for i in range(20))
@@ -139,6 +140,11 @@ def test_the_accountant_is_told_what_is_drawn():
         assert [sampler.cohort_size(here) for here in (0, 3, 20)] == [5, 5, 5]
 
 
+def promised_for(sampler, basics):
+    promise = Promise(target_epsilon=1.0, noise_multiplier=0.0, delta=1e-5)
+    return central_protection(basics, sampler, promise, mechanism="noise", clip_norm=1.0, what="sum")
+
+
 def test_a_run_gets_the_sampler_and_the_relation_that_go_together():
     basics = Basics(clients_per_round=4, population=16)
     expected = {
@@ -148,7 +154,8 @@ def test_a_run_gets_the_sampler_and_the_relation_that_go_together():
     }
     for sampling, (sampler, relation, described) in expected.items():
         found = cohort_sampler(sampling, basics)
-        assert (found, relation_of(sampling), known(found, basics)) == (sampler, relation, described)
+        promised = promised_for(found, basics)
+        assert (found, promised.relation, promised.sampling) == (sampler, relation, described)
     assert cohort_sampler("poisson", Basics(population=16)) == Poisson(16, 16)
     assert cohort_sampler("none", Basics(population=16)) == Everyone()
 
@@ -162,7 +169,7 @@ def test_a_cohort_larger_than_the_population_is_refused_and_an_unknown_populatio
         _ = kind(5, 0).rate
     basics = Basics(clients_per_round=5, population=0)
     if kind is not Spaced:
-        assert known(kind(5, 0), basics) is None
+        assert promised_for(kind(5, 0), basics).sampling is None
 
 
 # -------------------------------------------------------------------------------------------------------------- spaced

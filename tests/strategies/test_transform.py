@@ -36,7 +36,8 @@ from strategies.transforms.entropy_coding import Entropy
 from strategies.transforms.feedback import with_feedback
 from strategies.transforms.flatten import Flatten
 from strategies.transforms.noise import LocalNoise, NoiseOnSum
-from strategies.transforms.sparsify import TopK
+from strategies.transforms.prune import Prune
+from strategies.transforms.sparsify import RandomK, TopK
 from strategies.transforms.weighting import BoundedWeights, ByExamples
 from strategies.update import FixedPoint, Update
 from strategies.work import Delta
@@ -245,6 +246,13 @@ def test_lengths_that_tell_the_content_are_refused_beside_noise(padded):
             IllegalChain, match=f"{type(codec).__name__} sends what is longer .*Noise does not hide: pad"
         ):
             chain(Clip(1.0), Noise(1.0), codec)
+
+
+@pytest.mark.parametrize("choice", [RandomK(0.5, scaled=False), Prune()])
+def test_noise_on_the_sum_never_falls_on_chosen_coordinates_only(choice):
+    with pytest.raises(IllegalChain, match=f"put NoiseOnSum to the left of {type(choice).__name__}"):
+        chain(CLIP, choice, CENTRAL)
+    chain(CLIP, CENTRAL, choice)
 
 
 def test_one_promise_is_kept_by_one_step():
