@@ -1,8 +1,10 @@
 """What the run cost and whom it lost: bytes, seconds, dropped clients."""
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
+from math import prod
 
 from fl_app.page.charts import Amounts, Chart, thinned
 from fl_app.page.facts import Facts, mapping, mappings, number, total, whole
@@ -11,9 +13,11 @@ from fl_app.page.metric import main_metric
 from fl_app.page.strips import bar, stacked_bar
 from fl_app.page.tables import Column, table
 from fl_app.page.training import curves_of, measured
-from fl_app.page.words import count, counted, duration, percent, ranges, shorten, size, unit_of
+from fl_app.page.words import count, counted, duration, percent, ranges, shorten, significant, size, unit_of
 
 MOST_DROPPED = 50
+_SMALLER = 1.2  # so many times smaller is worth a word: less than that are headers
+_WIDTH = re.compile(r"[0-9]{1,2}$")  # of a dtype as numpy writes it, in bytes
 _TRAFFIC = {
     "bytes_up": ("Messages, clients to server", "up"),
     "bytes_down": ("Messages, server to clients", "down"),
@@ -42,8 +46,9 @@ DROP_REASONS = {
 }
 
 
-def communication(summary: Facts, rounds: Sequence[Facts]) -> Html | None:
-    """Bytes both ways, and what the model was worth after how many; None where none were counted."""
+def communication(summary: Facts, rounds: Sequence[Facts], model: Facts | None = None) -> Html | None:
+    """Bytes both ways, against those of the plain model, and what it was worth after how many; None where none were
+    counted."""
     sizes = {key: number(summary.get(key)) or 0.0 for key in _TRAFFIC}
     largest = max(sizes.values())
     if largest <= 0:
@@ -54,11 +59,32 @@ def communication(summary: Facts, rounds: Sequence[Facts]) -> Html | None:
         "Messages are counted as this run sent them: one to each node, which may host many clients. "
         "Payload counts every client as if it had a node of its own."
     )
-    updates = whole(summary.get("client_updates"))
-    if updates:
-        note += f" The update of one client takes {size(sizes['payload_up'] / updates)} on average."
+    plain = _model_bytes(model or {})
+    if updates := whole(summary.get("client_updates")):
+        note += f" The update of one client takes {_beside(sizes['payload_up'] / updates, plain)}."
+    asked = sum(whole(line.get("expected_clients")) or 0 for line in rounds)
+    if asked and plain and summary.get("metrics_on") == "server":  # else the model was also sent to be measured
+        note += f" What it is sent for a round takes {_beside(sizes['payload_down'] / asked, plain)}."
     sent = table("Bytes sent", columns, rows)
     return el("section", el("h2", "Communication"), sent, el("p", note, class_="note"), _over_payload(summary, rounds))
+
+
+def _beside(bytes_: float, plain: float) -> str:
+    """A size, and how that of the plain model compares where it is another."""
+    told = f"{size(bytes_)} on average"
+    times = plain / bytes_ if bytes_ else 0.0
+    return f"{told}, the plain model {significant(times)} times as much" if times >= _SMALLER else told
+
+
+def _model_bytes(model: Facts) -> float:
+    """Of all arrays of model.json; 0 where they cannot be read."""
+    found = 0.0
+    for entry in mappings(model.get("arrays")):
+        width, shape = _WIDTH.search(str(entry.get("dtype"))), entry.get("shape")
+        if width is None or not isinstance(shape, list) or not all(isinstance(n, int) and n >= 0 for n in shape):
+            return 0.0
+        found += float(width[0]) * prod(map(float, shape))
+    return found
 
 
 def _over_payload(summary: Facts, rounds: Sequence[Facts]) -> Html | None:

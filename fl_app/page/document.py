@@ -65,7 +65,7 @@ def _sections(
         training(summary, rounds),
         sites_section(sites),
         coefficients_section(model),
-        communication(summary, rounds),
+        communication(summary, rounds, model),
         time_section(summary, rounds),
         dropped_section(summary, rounds) if (rounds or summary.get("dropped")) and not _secret(rounds) else None,
         privacy_section(summary, rounds, privacy),

@@ -143,6 +143,20 @@ def test_a_resumed_run_is_the_run_that_was_not_broken_off(tmp_path):
     assert resumed["params_sha256"] == whole["params_sha256"]
 
 
+def test_it_goes_with_layers_that_stay_at_the_client_and_with_any_server_optimiser(tmp_path):
+    """Both keep state of their own beside what error feedback keeps."""
+    keys = {**DIGITS, "task": "mlp", "task_args": "personal=2", "l2": 0.0, "rounds": 5, "clients_per_round": 6}
+    args = "top-k=0.1 server-optimizer=adam server-learning-rate=0.03"
+    runs = [
+        run(tmp_path / f"{nodes}", nodes=nodes, strategy="compressed-fedavg", strategy_args=args, **keys)[0]
+        for nodes in (1, 3)
+    ]
+    assert runs[0]["params_sha256"] == runs[1]["params_sha256"]
+    assert runs[0]["metrics"]["accuracy"] > 0.7
+    plain, _ = run(tmp_path / "plain", strategy="fedadam", strategy_args="server-learning-rate=0.03", **keys)
+    assert plain["payload_up"] > 10 * runs[0]["payload_up"]
+
+
 def test_the_final_model_of_a_pruned_run_is_sparse(tmp_path):
     args = "sparsity=0.7 prune-from=2 prune-to=6"
     summary, folder = run(tmp_path / "out", strategy="compressed-fedavg", strategy_args=args, **DIGITS)

@@ -225,6 +225,45 @@ def test_the_curves_have_exactly_the_points_of_the_rounds() -> None:
     }
 
 
+def arrays(*shapes: list[int], dtype: str = "<f8") -> list[dict[str, Any]]:
+    return [{"name": str(place), "dtype": dtype, "shape": shape} for place, shape in enumerate(shapes)]
+
+
+def test_payload_is_told_against_the_plain_model() -> None:
+    """3 rounds of 10 clients with a model of 8 * (600 + 25) = 5,000 bytes."""
+    rounds = [line(i, expected_clients=10) for i in (1, 2, 3)]
+    about = model(arrays=arrays([20, 30], [25]))
+    told = summary(client_updates=30, payload_up=15_000, payload_down=30_000, metrics_on="server")
+    text = Page(page(told, rounds, None, about)).text()
+    assert "The update of one client takes 500 B on average, the plain model 10.0 times as much." in text
+    assert "What it is sent for a round takes 1.00 kB on average, the plain model 5.00 times as much." in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "about"),
+    [
+        ({"payload_up": 155_000, "payload_down": 155_000}, model(arrays=arrays([20, 30], [25]))),
+        ({}, model()),
+        ({}, model(arrays=arrays([-1]))),
+        ({}, model(arrays=[{"name": "w", "dtype": "object", "shape": [3]}])),
+        ({}, None),
+    ],
+    ids=["plain", "no arrays", "a negative size", "no width", "no model"],
+)
+def test_nothing_is_compared_where_it_is_as_large_or_the_model_is_not_known(changes: Any, about: Any) -> None:
+    rounds = [line(i, expected_clients=10) for i in (1, 2, 3)]
+    told = summary(client_updates=30, metrics_on="server", payload_up=15_000, payload_down=30_000)
+    assert "plain model" not in Page(page(told | changes, rounds, None, about)).text()
+
+
+def test_what_clients_are_sent_is_not_compared_where_the_model_also_went_to_be_measured() -> None:
+    rounds = [line(i, expected_clients=10) for i in (1, 2, 3)]
+    told = summary(client_updates=30, payload_up=15_000, payload_down=30_000, metrics_on="clients")
+    text = Page(page(told, rounds, None, model(arrays=arrays([20, 30], [25])))).text()
+    assert "500 B on average, the plain model" in text
+    assert "is sent for a round" not in text
+
+
 def test_the_metric_is_drawn_over_the_payload_that_was_sent_up_to_then() -> None:
     ups = (3_000_000, 500_000, 500_000, 1_000_000)
     rounds = [line(i, payload_up=up) for i, up in enumerate(ups, 1)]
