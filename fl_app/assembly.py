@@ -37,6 +37,7 @@ def build_strategy(config: RunConfig, clients: int = 0, noise_multiplier: float 
     stop: StopRule = registry.build("stop", config.stop, config.stop_args)
     basics = Basics(
         clients_per_round=config.clients_per_round,
+        over_selection=config.over_selection,
         stop=stop,
         min_clients=config.min_clients,
         seed=config.seed,

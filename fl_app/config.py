@@ -40,6 +40,10 @@ class RunConfig(BaseModel):
     partition_args: Text = Field("", description="arguments of the partition")
     num_clients: Count = Field(0, description="how many clients there are; 0 = as many as the data say, else 10")
     clients_per_round: Count = Field(0, description="how many are drawn for a round; 0 = all")
+    over_selection: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        0.0,
+        description="share of clients-per-round drawn on top; a round ends with its first clients-per-round updates",
+    )
     rounds: Positive = Field(20, description="how many rounds at most")
     seed: Count = Field(0, description="the same seed gives the same model, to the bit")
     local_epochs: Positive = Field(5, description="passes of a client over its rows in a round")
@@ -104,6 +108,8 @@ class RunConfig(BaseModel):
             raise ValueError(
                 f"min-clients={self.min_clients} of clients-per-round={self.clients_per_round} can never be reached"
             )
+        if self.over_selection and not self.clients_per_round:
+            raise ValueError(f"over-selection={self.over_selection:g} of clients-per-round=0, which is all of them")
         if self.num_clients and self.clients_per_round > self.num_clients:
             raise ValueError(f"clients-per-round={self.clients_per_round} of num-clients={self.num_clients}")
         return self

@@ -90,7 +90,9 @@ def round_line(line: Mapping[str, Any], rounds: int, clients: int) -> str:
         text = "  ".join(part for part in [*head, *optional, seconds] if part)
         if len(text) <= WIDTH:
             break
-    return "\n".join([text[:WIDTH], *_dropped(line.get("dropped") or ())])
+    # Who was over-selected and not needed is in rounds.jsonl: it happens in every round, and is no fault.
+    dropped = [drop for drop in line.get("dropped") or () if drop["reason"] != "late"]
+    return "\n".join([text[:WIDTH], *_dropped(dropped)])
 
 
 def human_bytes(count: int) -> str:
@@ -105,7 +107,8 @@ def _cohort(line: Mapping[str, Any], clients: int) -> str:
     expected = line.get("expected_clients")
     if line.get("good") is None:  # a secret cohort: its size stays in the server
         return "" if expected is None else f"~{expected} of {clients} clients"
-    return f"{line['good']} of {clients if expected is None else expected} clients"
+    retried = " (retried)" if line.get("attempts", 1) > 1 else ""
+    return f"{line['good']} of {clients if expected is None else expected} clients{retried}"
 
 
 def _metrics(line: Mapping[str, Any]) -> tuple[str, str]:

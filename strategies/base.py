@@ -83,13 +83,14 @@ class NodesAsClients:
 class Basics:
     """What every strategy is given, whatever its parts: the run keys that concern the loop.
 
-    `clients_per_round` is 0 for all. `population`, the number of clients, is public where privacy rests on it; 0 where
-    it is not known: at a node. `noise_multiplier` is what an earlier part of the run settled on, which a resumed run
-    keeps; 0 for none. The next four are what clients do in a round, as the run says, where privacy follows from it.
-    `private_means`: those of the features are released before.
+    `clients_per_round` is 0 for all; `over_selection` is the share that is drawn on top of it. `population`, the number
+    of clients, is public where privacy rests on it; 0 where it is not known: at a node. `noise_multiplier` is what an
+    earlier part of the run settled on, which a resumed run keeps; 0 for none. The next four are what clients do in a
+    round, as the run says, where privacy follows from it. `private_means`: those of the features are released before.
     """
 
     clients_per_round: int = 0
+    over_selection: float = 0.0
     stop: StopRule = field(default_factory=Rounds)
     min_clients: int = 2
     seed: int = 0
@@ -165,12 +166,17 @@ class ComposedStrategy(Strategy):
                 f"{type(aggregator).__name__} divides by what depends on private counts,"
                 " which noise on the sum does not hide: use a fixed public denominator"
             )
+        if basics.over_selection and (pipeline.protection or work.protection):
+            raise IllegalChain(
+                "over-selection lets the fastest clients decide who takes part,"
+                " on which no promise of privacy can rest: leave it out"
+            )
         self.basics = basics
         self.work = work
         self.pipeline = pipeline
         self.aggregator = aggregator
         self.server_optimizer = server_optimizer
-        self.sampler = sampler or clients_per_round(basics.clients_per_round)
+        self.sampler = sampler or clients_per_round(basics.clients_per_round, basics.over_selection)
         self.downlink = downlink
         self._setting = Setting()
         self._timeout_s = 3600.0
@@ -279,8 +285,9 @@ class ComposedStrategy(Strategy):
                 accountant.charge(number, attempt)
             began = time.monotonic()
             replies = Exchange(grid, self.configure_train(number, result.arrays, config, grid), self._timeout_s)
-            arrays, metrics = self.aggregate_train(number, replies)
             now = self._round
+            now.attempts += 1
+            arrays, metrics = self.aggregate_train(number, replies)
             now.count_bytes(replies)
             now.seconds["send"] += replies.send_s
             now.seconds["wait"] += replies.wait_s
@@ -328,6 +335,9 @@ class ComposedStrategy(Strategy):
             with now.dropping(update):
                 fold.add(update)
                 now.payload_up += update.payload_bytes
+            if len(fold) >= self.sampler.awaited(len(now.cohort)):
+                break
+        now.close()
         now.good, now.dropped = len(fold), now.failures()
         total = fold.total()
         if self._down is not None:
@@ -443,7 +453,9 @@ class ComposedStrategy(Strategy):
             round=now.info.number,
             metrics=metrics,
             train_metrics=train_metrics,
+            online=len(now.roster),
             expected_clients=len(now.cohort),
+            attempts=now.attempts,
             good=now.good,
             dropped=now.dropped,
             bytes_up=now.bytes_up,
@@ -457,6 +469,7 @@ class ComposedStrategy(Strategy):
             return report
         return replace(
             report,
+            online=None,
             expected_clients=self.sampler.cohort_size(len(now.roster)),
             good=None,
             dropped=(),

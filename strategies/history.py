@@ -39,14 +39,17 @@ class RoundReport:
 
     `metrics` describe the model after the round, where it was evaluated. `train_metrics` came back with the updates
     and describe the model the round began with, on the test rows of its cohort. `params_change` is
-    ||new - old|| / max(||old||, 1) over all params. Of a cohort that is secret the size is the expected one, and what
-    would tell the real one is None. `epsilon`: spent up to and with this round, where privacy is promised.
+    ||new - old|| / max(||old||, 1) over all params. `online` clients could be asked and `expected_clients` were, in as
+    many `attempts` as it took to have enough good updates. Of a cohort that is secret the size is the expected one, and
+    what would tell the real one is None. `epsilon`: spent up to and with this round, where privacy is promised.
     """
 
     round: int
     metrics: Metrics | None
     train_metrics: Metrics | None
+    online: int | None
     expected_clients: int
+    attempts: int
     good: int | None
     dropped: tuple[Dropped, ...]
     bytes_up: int | None

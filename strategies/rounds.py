@@ -59,12 +59,13 @@ class Plain:
 
 @dataclass
 class OpenRound:
-    """One round from the drawing of its cohort to its report. Counts cover both attempts and the evaluation."""
+    """One round from the drawing of its cohort to its report. Counts cover all attempts and the evaluation."""
 
     roster: Roster
     cohort: tuple[str, ...]
     info: Round
     pipeline: Pipeline
+    attempts: int = 0
     good: int = 0
     dropped: tuple[Dropped, ...] = ()
     bytes_up: int = 0
@@ -186,6 +187,10 @@ class OpenRound:
                     with self.dropping(update):
                         yield self._checked(update, metrics, returned)
             self._drop(set(asked) - self._answered, "keys")
+
+    def close(self) -> None:
+        """Nobody is waited for any more: who was asked and has not answered is late, whatever comes afterwards."""
+        self._drop({client for asked in self._asked.values() for client in asked} - self._answered, "late")
 
     def _note(self, group: str, asked: Sequence[str], answer: wire.Answer) -> None:
         """Whether the node had the model. One that did not says so of all its clients."""

@@ -9,6 +9,7 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import ceil
 from types import MappingProxyType
 from typing import ClassVar
 
@@ -55,6 +56,10 @@ class Sampler(ABC):
     def cohort_size(self, population: int) -> int:
         """How many clients a cohort has, or is expected to have."""
 
+    def awaited(self, cohort: int) -> int:
+        """How many good updates of a cohort of this size close the round."""
+        return cohort
+
     def describe(self) -> Sampling:
         """What the accountant may assume of it."""
         return Sampling("none")
@@ -75,18 +80,28 @@ class Everyone(Sampler):
 
 @dataclass(frozen=True)
 class FixedSize(Sampler):
-    """`size` clients without replacement, all subsets equally likely; everyone where there are fewer."""
+    """`size` clients without replacement, all subsets equally likely; everyone where there are fewer.
+
+    With `over_selection` s, size * (1 + s) are drawn and the first `size` good updates close the round, so that nobody
+    waits for stragglers (Bonawitz et al. 2019, arXiv:1902.01046, draw 1.3 times as many).
+    """
 
     size: int
+    over_selection: float = 0.0
 
     def sample(self, clients: Sequence[str], draw: Draw) -> tuple[str, ...]:
-        """min(size, population) distinct clients."""
+        """`cohort_size` distinct clients."""
         chosen = draw.rng.choice(len(clients), size=self.cohort_size(len(clients)), replace=False)
         return tuple(clients[i] for i in np.sort(chosen))
 
     def cohort_size(self, population: int) -> int:
-        """min(size, population)."""
-        return min(self.size, population)
+        """min(size * (1 + over_selection), population), rounded up."""
+        more = ceil(round(self.size * self.over_selection, 6))  # 0.07 of 100 are 7, not 8
+        return min(self.size + more, population)
+
+    def awaited(self, cohort: int) -> int:
+        """min(size, cohort)."""
+        return min(self.size, cohort)
 
 
 @dataclass(frozen=True)
@@ -174,6 +189,6 @@ class Spaced(OfPopulation):
         return tuple(free[place] for place in sorted(order[: self.size]))
 
 
-def clients_per_round(count: int) -> Sampler:
+def clients_per_round(count: int, over_selection: float = 0.0) -> Sampler:
     """The sampler for the `clients-per-round` key: 0 means everyone."""
-    return FixedSize(count) if count else Everyone()
+    return FixedSize(count, over_selection) if count else Everyone()

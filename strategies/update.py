@@ -15,7 +15,18 @@ Template = tuple[tuple[tuple[int, ...], np.dtype[np.generic]], ...]
 """Shapes and dtypes of arrays."""
 
 DropReason = Literal[
-    "raised", "timeout", "non-finite", "shape", "dtype", "keys", "metrics", "weight", "declined", "decode", "memory"
+    "raised",
+    "timeout",
+    "late",
+    "non-finite",
+    "shape",
+    "dtype",
+    "keys",
+    "metrics",
+    "weight",
+    "declined",
+    "decode",
+    "memory",
 ]
 DROP_REASONS: tuple[DropReason, ...] = get_args(DropReason)
 

@@ -34,6 +34,7 @@ PHASES = {
 DROP_REASONS = {
     "raised": "its training raised an error",
     "timeout": "no answer in time",
+    "late": "enough others had answered",
     "non-finite": "its update was not finite",
     "shape": "its arrays had the wrong shape",
     "dtype": "its arrays had the wrong type",
@@ -179,7 +180,8 @@ def dropped_section(summary: Facts, rounds: Sequence[Facts]) -> Html:
     unnamed = max(0, (whole(summary.get("dropped")) or 0) - named)
     listed = sorted(when, key=lambda client: (-len(when[client]), client))
     body = _dropped_table(listed[:MOST_DROPPED], reasons, when) if listed else None
-    return el("section", el("h2", "Dropped clients"), el("p", _dropped_words(named, len(listed), unnamed)), body)
+    words = [_dropped_words(named, len(listed), unnamed), _retried(rounds), _online(rounds)]
+    return el("section", el("h2", "Dropped clients"), el("p", " ".join(filter(None, words))), body)
 
 
 def _dropped_table(listed: Sequence[str], reasons: dict[str, Counter[str]], when: dict[str, list[int]]) -> Html:
@@ -192,6 +194,22 @@ def _why(reasons: Counter[str]) -> str:
     several = len(reasons) > 1
     words = [(DROP_REASONS.get(reason, shorten(reason, 40)), times) for reason, times in reasons.most_common(6)]
     return "; ".join(f"{word} ({count(times)})" if several else word for word, times in words)
+
+
+def _retried(rounds: Sequence[Facts]) -> str:
+    """Which rounds had too few good updates at first."""
+    again = [whole(line.get("round")) or 0 for line in rounds if (whole(line.get("attempts")) or 1) > 1]
+    if not again:
+        return ""
+    return f"Tried once more, as too few updates were good: {'round' if len(again) == 1 else 'rounds'} {ranges(again)}."
+
+
+def _online(rounds: Sequence[Facts]) -> str:
+    """How many could be asked, where that changed: nodes come and go."""
+    seen = [online for line in rounds if (online := whole(line.get("online"))) is not None]
+    if len(set(seen)) < 2:
+        return ""
+    return f"From {count(min(seen))} to {counted(max(seen), 'client')} could be asked."
 
 
 def _dropped_words(named: int, clients: int, unnamed: int) -> str:

@@ -65,6 +65,10 @@ def test_dropped_clients_are_named_with_their_reason() -> None:
     assert "10 of 12 clients" in first
     assert rest == ["  dropped: hospital-0 (non-finite), hospital-1 (non-finite)"]
 
+    late = {"client": "hospital-3", "reason": "late"}
+    assert round_line({**LINE, "dropped": [late]}, 20, 12).splitlines() == [round_line(LINE, 20, 12)]
+    assert "10 of 12 clients (retried)" in round_line({**LINE, "good": 10, "attempts": 2}, 20, 12)
+
     many = round_line({**LINE, "dropped": dropped}, 20, 12).splitlines()
     assert all(len(line) <= WIDTH for line in many)
     assert many[-1].endswith("and 4 more, all in rounds.jsonl")

@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 
 from fl_app import client_app
 from fl_app.config import RunConfig
+from fl_app.errors import Refused
 from fl_app.inline import InlineGrid
 from strategies.base import TooFewClients
 
@@ -123,7 +124,77 @@ def test_a_round_with_too_few_is_tried_once_more_with_the_same_cohort(tmp_path, 
     assert summary["status"] == "completed"
     assert len(calls) == 18
     assert lines(folder)[0]["dropped"] == []
+    assert lines(folder)[0]["attempts"] == 2
     assert summary["params_sha256"] == run(tmp_path / "plain", rounds=1)[0]["params_sha256"]
+
+
+class Stragglers(InlineGrid):
+    """Two nodes that enrol and then never have an answer ready."""
+
+    def pull_messages(self, message_ids):
+        slow = list(self.get_node_ids())[:2]
+        ready = [
+            i
+            for i in message_ids
+            if (m := self._messages[i]).metadata.message_type != "train" or m.metadata.dst_node_id not in slow
+        ]
+        return super().pull_messages(ready)
+
+
+def test_over_selected_clients_that_are_not_needed_are_late_and_nobody_waits_for_them(tmp_path):
+    keys = {"nodes": 10, "rounds": 4, "clients_per_round": 6, "round_timeout_s": 60.0}
+    began = time.monotonic()
+    summary, folder = run(tmp_path / "out", grid=Stragglers, over_selection=0.4, **keys)
+    assert time.monotonic() - began < 30
+    assert summary["client_updates"] == 24
+    for line in lines(folder):
+        assert (line["expected_clients"], line["good"], line["online"], line["attempts"]) == (9, 6, 10, 1)
+        assert len(line["dropped"]) == 3
+        assert {drop["reason"] for drop in line["dropped"]} == {"late"}
+    asked = [{drop["client"] for drop in line["dropped"]} & {"00", "01"} for line in lines(folder)]
+    assert all(asked)  # of ten clients nine are asked, so that a straggler is always among them
+
+
+class Eager(InlineGrid):
+    """Every node works on what it is sent, whether anybody waits for the answer or not."""
+
+    def push_messages(self, messages):
+        ids = list(super().push_messages(messages))
+        self.__dict__.setdefault("replies", {}).update({i: self._work(self._messages.pop(i)) for i in ids})
+        return ids
+
+    def pull_messages(self, message_ids):
+        return [self.replies.pop(i) for i in list(message_ids)[:1]]
+
+
+def test_the_work_of_a_late_client_leaves_no_trace(tmp_path):
+    """Its control variates stay those of its last update that was used."""
+    keys = {"strategy": "scaffold", "nodes": 10, "rounds": 6, "clients_per_round": 5, "over_selection": 0.6}
+    summary, folder = run(tmp_path / "worked", grid=Eager, **keys)
+    assert all(line["good"] == 5 and len(line["dropped"]) == 3 for line in lines(folder))
+    assert len({drop["client"] for line in lines(folder) for drop in line["dropped"]}) > 3
+    assert summary["params_sha256"] == run(tmp_path / "idle", **keys)[0]["params_sha256"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"over_selection": 0.3}, "clients-per-round=0"),
+        ({"over_selection": -0.1, "clients_per_round": 5}, "greater than or equal to 0"),
+        (
+            {
+                "over_selection": 0.3,
+                "clients_per_round": 5,
+                "strategy": "dp-fedavg",
+                "strategy_args": "target-epsilon=8",
+            },
+            "the fastest clients decide",
+        ),
+    ],
+)
+def test_over_selection_without_a_cohort_or_beside_a_promise_of_privacy_is_refused(tmp_path, keys, words):
+    with pytest.raises(Refused, match=words):
+        run(tmp_path / "out", **keys)
 
 
 def test_all_clients_failing_from_the_start_leaves_the_initial_model(tmp_path):

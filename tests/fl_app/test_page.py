@@ -42,7 +42,9 @@ def line(number: int, **changes: Any) -> dict[str, Any]:
         "round": number,
         "metrics": metrics(0.9 + number / 100),
         "train_metrics": None,
+        "online": 10,
         "expected_clients": 10,
+        "attempts": 1,
         "good": 10,
         "dropped": [],
         "bytes_up": 1766,
@@ -366,6 +368,16 @@ def test_dropped_clients_are_named_with_reason_and_rounds() -> None:
     assert "6 updates of 1 client not used" in text
     assert "2 more updates not used, whose clients are not named" in text
     assert f"no answer in time1{DASH}3, 5{DASH}7" in text
+
+
+def test_rounds_that_were_tried_twice_and_clients_that_came_and_went_are_told() -> None:
+    rounds = [line(1), line(2, attempts=2, online=9), line(3, attempts=2), line(4)]
+    text = Page(page(summary(), rounds, None, None)).text()
+    assert f"Tried once more, as too few updates were good: rounds 2{DASH}3." in text
+    assert "From 9 to 10 clients could be asked." in text
+    text = Page(page(summary(), ROUNDS, None, None)).text()
+    assert "Tried once more" not in text
+    assert "could be asked" not in text
 
 
 def test_the_page_asks_for_nothing_and_runs_nothing() -> None:

@@ -27,7 +27,9 @@ def histories(draw: Any) -> list[RoundReport]:
             round=number,
             metrics=draw(metrics),
             train_metrics=draw(metrics),
+            online=10,
             expected_clients=10,
+            attempts=1,
             good=draw(st.integers(0, 10)),
             dropped=tuple(draw(st.lists(dropped, max_size=2))),
             bytes_up=draw(st.integers(0, 2**60)),
@@ -107,7 +109,8 @@ def test_numbers_that_are_not_finite_are_null_in_the_file(tmp_path: Path) -> Non
     nan, folder = float("nan"), RunFolder(tmp_path)
     values = {"metrics": {"a": nan, "b": float("inf"), "c": 1.0}, "train_metrics": None, "params_change": -float("inf")}
     zero = dict.fromkeys(("bytes_up", "bytes_down", "payload_up", "payload_down"), 0)
-    folder.append_round(RoundReport(round=1, expected_clients=1, good=1, dropped=(), **zero, **values))
+    one = dict.fromkeys(("round", "online", "expected_clients", "attempts", "good"), 1)
+    folder.append_round(RoundReport(dropped=(), **one, **zero, **values))
     line = json.loads(folder.rounds.read_text(), parse_constant=pytest.fail)
     assert line["metrics"] == {"a": None, "b": None, "c": 1.0}
     assert line["params_change"] is None

@@ -35,6 +35,16 @@ def test_zero_clients_per_round_means_everyone_and_more_than_there_are_means_all
     assert FixedSize(99).cohort_size(20) == 20
 
 
+def test_over_selection_draws_more_and_waits_for_as_many_as_without():
+    sampler = clients_per_round(10, 0.3)
+    assert [sampler.cohort_size(there) for there in (100, 12, 5)] == [13, 12, 5]
+    assert [sampler.awaited(drawn) for drawn in (13, 12, 5)] == [10, 10, 5]
+    assert clients_per_round(100, 0.07).cohort_size(200) == 107
+    assert clients_per_round(10, 0.01).cohort_size(200) == 11
+    plain = clients_per_round(10)
+    assert (plain.cohort_size(100), plain.awaited(10)) == (10, 10)
+
+
 def test_a_roster_sorts_its_clients_and_groups_them_by_node():
     roster = Roster([Member("b", 1, 5), Member("c", 2, 5), Member("a", 1, 5)])
     assert roster.clients == ("a", "b", "c")

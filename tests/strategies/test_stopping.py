@@ -19,7 +19,7 @@ def report(number, loss, change, key):
         "train_metrics": None,
         key: None if loss is None else {"log_loss": loss, "accuracy": 1 - loss},
     }
-    return RoundReport(number, metrics["metrics"], metrics["train_metrics"], 3, 3, (), 0, 0, 0, 0, change)
+    return RoundReport(number, metrics["metrics"], metrics["train_metrics"], 3, 3, 1, 3, (), 0, 0, 0, 0, change)
 
 
 def stops_at(rule, reports):
@@ -88,7 +88,7 @@ def test_senseless_arguments_are_refused(build, name):
 
 def test_a_report_survives_json_and_loses_only_what_json_cannot_say():
     before = RoundReport(
-        1, {"a": float("nan"), "b": 1.5}, None, 2, 1, (Dropped("x", "shape"),), 1, 2, 3, 4, 0.5, {"total": 1.0}
+        1, {"a": float("nan"), "b": 1.5}, None, 3, 2, 1, 1, (Dropped("x", "shape"),), 1, 2, 3, 4, 0.5, {"total": 1.0}
     )
     line = before.to_json()
     assert line["metrics"] == {"a": None, "b": 1.5}
