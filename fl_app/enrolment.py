@@ -25,7 +25,7 @@ from fl_app.assembly import build_strategy, open_data, rules
 from fl_app.config import RunConfig
 from fl_app.errors import Refused
 from fl_app.policy import Policy, asked_policy
-from fl_app.site import check_reading, hosted_clients, own_file, own_ledgers
+from fl_app.site import check_reading, hosted_clients, own_file, own_ledgers, simulated
 from fl_app.variants import named
 from strategies import wire
 from strategies.base import TooFewClients
@@ -81,6 +81,7 @@ def answer(config: RunConfig, node_config: Any, question: RecordDict) -> RecordD
     content["enrolment"]["unreadable"] = unreadable
     # A site knows of itself alone.
     content["enrolment"]["population"] = len(data.clients) if own_file(node_config) is None else 0
+    content["enrolment"]["anywhere"] = simulated()
     if policy is not None:
         _withhold(content["enrolment"], policy)
     return RecordDict({"versions": versions, **content})
@@ -139,7 +140,8 @@ class Enrolment:
     that of an earlier run, declared, or agreed from the descriptions that are here when `open` returns; who joins later
     uses it as it is. `variant` is the run's number where several are played in one. `private`: the design is declared,
     and clients tell no more than whether they are eligible. `population`: how many there are, where that is known.
-    `unmeasured`: a site does not let its clients measure the model.
+    `unmeasured`: a site does not let its clients measure the model. `anywhere`: all nodes are simulated, so that each
+    can work for any client.
 
     Nodes are never waited for one by one: a node that does not answer keeps nobody else out.
     """
@@ -151,6 +153,7 @@ class Enrolment:
     private: bool = False
     population: int = 0
     unmeasured: bool = False
+    anywhere: bool = True
     _members: dict[str, Member] = field(default_factory=dict)
     _told: dict[str, Description] = field(default_factory=dict)  # until there is a design
     _refused: dict[str, str] = field(default_factory=dict)  # client or node -> why
@@ -193,7 +196,8 @@ class Enrolment:
         """The enrolled clients whose nodes are connected; nodes that have joined are asked, and not waited for."""
         self._poll(grid)
         connected = set(grid.get_node_ids())
-        return Roster(member for member in self._members.values() if member.node in connected)
+        online = (member for member in self._members.values() if member.node in connected)
+        return Roster(online, anywhere=self.anywhere)
 
     @property
     def clients(self) -> tuple[str, ...]:
@@ -254,6 +258,7 @@ class Enrolment:
             self._refuse([client], fault)
         self.population = max(self.population, entry.population)
         self.unmeasured = self.unmeasured or entry.unmeasured
+        self.anywhere = self.anywhere and entry.anywhere
         for client, description in entry.told.items():
             member = self._members.get(client)
             if self.known is not None and client not in self.known:
@@ -294,6 +299,7 @@ class _Entry:
     unreadable: tuple[str, ...]
     population: int
     unmeasured: bool = False
+    anywhere: bool = False
 
     @classmethod
     def read(cls, content: RecordDict, declared: Design | None = None) -> "_Entry":
@@ -318,7 +324,9 @@ class _Entry:
         clients, unreadable = wire.get_strings(entry, "clients"), wire.get_strings(entry, "unreadable")
         _check_client_names((*clients, *unreadable))
         told, faults = _descriptions(content, entry, clients)
-        return cls(told, faults, unreadable, wire.get_value(entry, "population", int), entry.get("unmeasured") is True)
+        population = wire.get_value(entry, "population", int)
+        flags = (entry.get(flag) is True for flag in ("unmeasured", "anywhere"))
+        return cls(told, faults, unreadable, population, *flags)
 
 
 def _check_client_names(names: Iterable[str]) -> None:

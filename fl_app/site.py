@@ -121,7 +121,7 @@ def _task(config: RunConfig, common: Common, node_config: Mapping[str, Any]) -> 
     task = build_task(config, common.design.schema)
     if not task.held_names:
         return task
-    init = str(node_config.get("init", "")) or (config.init if _simulated() else "")
+    init = str(node_config.get("init", "")) or (config.init if simulated() else "")
     path = Path(init).expanduser()
     stamp = (path.stat().st_mtime_ns, path.stat().st_size) if init and path.is_file() else None
     task, found = _held(config, common.design.schema, str(path) if init else "", stamp)
@@ -150,7 +150,7 @@ def _few(names: tuple[str, ...]) -> str:
 
 def check_reading(config: RunConfig, node_config: Mapping[str, Any]) -> None:
     """Refuse a run that says which files to read here: at a site that is for its own node config to say."""
-    if own_file(node_config) is None and build_dataset(config).names_files and not _simulated():
+    if own_file(node_config) is None and build_dataset(config).names_files and not simulated():
         remedy = 'start the node with --node-config \'client="NAME" data="FILE.csv" label="COLUMN"\''
         raise Refused("the run names files to read at this site", f"data-args={config.data_args!r}", remedy)
 
@@ -183,7 +183,7 @@ def hosted_clients(config: RunConfig, node_config: Mapping[str, Any]) -> tuple[s
     return open_data(config).clients[first::step]
 
 
-def _simulated() -> bool:
+def simulated() -> bool:
     """Whether this process simulates nodes: for `fl-app run` on this machine, or as a worker of Flower's Ray engine."""
     ray = sys.modules.get("ray")
     return CALLER in os.environ or (ray is not None and ray.is_initialized())

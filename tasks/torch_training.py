@@ -7,9 +7,10 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from inspect import unwrap
 from itertools import islice
 from types import MappingProxyType
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -148,15 +149,23 @@ def diverged(config: FitConfig) -> Diverged:
     return Diverged(f"training left the real numbers with learning-rate={config.learning_rate:g}: lower it")
 
 
-def _optimizer(trained: list[nn.Parameter], config: FitConfig, options: Options) -> torch.optim.Optimizer:
+def _uncompiled(optimizer: type[torch.optim.Optimizer]) -> Any:
+    """The optimiser without what torch.compile asks of it: the first step of a process imports torch._dynamo, which
+    takes as long as all of PyTorch, and a node starts a process for every message."""
+    methods: dict[str, Any] = {name: unwrap(getattr(optimizer, name)) for name in ("add_param_group", "zero_grad")}
+    return type(optimizer.__name__, (optimizer,), {**methods, "step": torch.no_grad()(unwrap(optimizer.step))})
+
+
+SGD, Adam, AdamW = map(_uncompiled, (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW))
+
+
+def _optimizer(trained: list[nn.Parameter], config: FitConfig, options: Options) -> Any:
     rate, l2 = config.learning_rate, config.l2
     if config.solver == "adam":
-        return torch.optim.Adam(trained, lr=rate, weight_decay=l2, foreach=True)
+        return Adam(trained, lr=rate, weight_decay=l2, foreach=True)
     if config.solver == "adamw":
-        return torch.optim.AdamW(trained, lr=rate, weight_decay=l2, foreach=True)
-    return torch.optim.SGD(
-        trained, lr=rate, momentum=options.momentum, weight_decay=l2, nesterov=options.nesterov, foreach=True
-    )
+        return AdamW(trained, lr=rate, weight_decay=l2, foreach=True)
+    return SGD(trained, lr=rate, momentum=options.momentum, weight_decay=l2, nesterov=options.nesterov, foreach=True)
 
 
 def precision(options: Options, device: torch.device) -> AbstractContextManager[object]:

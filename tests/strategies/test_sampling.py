@@ -50,3 +50,10 @@ def test_a_roster_sorts_its_clients_and_groups_them_by_node():
     assert roster.clients == ("a", "b", "c")
     assert roster.by_node(roster.clients) == {1: ("a", "b"), 2: ("c",)}
     assert len(roster) == 3
+
+
+def test_where_any_node_can_work_for_any_client_each_gets_as_many():
+    members = [Member(client, 1 if client < "15" else 2, 5) for client in CLIENTS]
+    cohort = CLIENTS[:7]
+    assert {node: len(own) for node, own in Roster(members, anywhere=True).by_node(cohort).items()} == {1: 4, 2: 3}
+    assert Roster(members).by_node(cohort) == {1: cohort}

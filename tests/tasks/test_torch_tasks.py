@@ -1,5 +1,10 @@
 """PyTorch tasks against plain PyTorch, and what of a module travels."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -81,6 +86,22 @@ def test_a_client_trains_as_plain_pytorch_does_with_the_same_batches(name):
     )  # fmt: skip
     for ours, theirs in zip(fit(task, **changes), expected, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+WITHOUT_COMPILER = """
+import sys
+from test_torch_tasks import CLASSES, MlpTask, fit
+for solver in ("sgd", "adam", "adamw"):
+    fit(MlpTask(CLASSES), solver=solver)
+print("torch._dynamo" in sys.modules)
+"""
+
+
+def test_training_does_not_import_the_compiler_which_takes_a_new_process_as_long_as_pytorch():
+    path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[2])])
+    command = [sys.executable, "-c", WITHOUT_COMPILER]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
 
 
 def test_a_label_that_is_a_number_is_trained_by_half_the_squared_error():
