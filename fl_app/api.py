@@ -15,7 +15,7 @@ from fl_app.config import KEYS, RunConfig
 from fl_app.console import short_number
 from fl_app.errors import Refused, suggestion
 from fl_app.job import INTERRUPTED_STATUS, Engine, Job, new_job, resumed_job, run_job
-from fl_app.profiles import chosen_profile
+from fl_app.profiles import Profile, chosen_profile
 from fl_app.run_folder import RunFolder
 
 OnRound = Callable[[Mapping[str, Any]], None]
@@ -83,6 +83,7 @@ def run(
     profile: str | None = None,
     engine: Engine = "flower",
     nodes: int | None = None,
+    profiles: Path | str | None = None,
     resume: Path | str | None = None,
     on_round: OnRound | None = None,
     **keys: Any,
@@ -90,15 +91,15 @@ def run(
     """Run a federation, wait for its end and read what it left.
 
     A key of a run stands in `config` or is a keyword argument, which wins; `-` and `_` are the same in its name. Values
-    have the type of the key; an int will do for a float, a mapping for `..._args` and a Path for text. `resume` is the
-    folder of a run to go on with: then `rounds` alone may be given. `on_round` gets every line of rounds.jsonl as it
-    comes.
+    have the type of the key; an int will do for a float, a mapping for `..._args` and a Path for text. `profiles` is
+    the folder of a pyproject-flower.toml, such as a deployment's. `resume` is the folder of a run to go on with: then
+    `rounds` alone may be given. `on_round` gets every line of rounds.jsonl as it comes.
 
     A run that fails gives a Result of that status. Raises fl_app.errors.Refused, before anything starts, for what
     cannot be run; KeyboardInterrupt, with the files written, when Ctrl-C stopped the run, and SystemExit after SIGTERM.
     """
     values = typed_values({**_kebab(config or {}), **_kebab(keys)})
-    job = _job(values, profile, engine, nodes, resume)
+    job = _job(values, _profile(profile, nodes, profiles), engine, resume)
     _, status = run_job(job, on_round or _ignore)
     _raise_interruption(status)
     return Result.read(job.folder.path)
@@ -112,6 +113,7 @@ def compare(
     profile: str | None = None,
     engine: Engine = "flower",
     nodes: int | None = None,
+    profiles: Path | str | None = None,
     on_end: Callable[[str, Mapping[str, Any]], None] | None = None,
     **keys: Any,
 ) -> dict[str, Any]:
@@ -123,9 +125,7 @@ def compare(
     """
     common = RunConfig.parse(typed_values({**_kebab(config or {}), **_kebab(keys)}))
     differing = _configurations(configs)
-    comparison = new_comparison(
-        common, differing, seeds, chosen_profile(profile, nodes, Path.cwd()), engine, Path.cwd()
-    )
+    comparison = new_comparison(common, differing, seeds, _profile(profile, nodes, profiles), engine, Path.cwd())
     found, status = run_comparison(comparison, _Watch(on_end or _ignore))
     _raise_interruption(status)
     return found
@@ -143,14 +143,17 @@ class _Watch:
         self._on_end(run.configuration, summary)
 
 
-def _job(values: Mapping[str, Any], profile: str | None, engine: Engine, nodes: int | None, resume: Any) -> Job:
-    chosen = chosen_profile(profile, nodes, Path.cwd())
+def _profile(name: str | None, nodes: int | None, profiles: Path | str | None) -> Profile:
+    return chosen_profile(name, nodes, Path.cwd(), None if profiles is None else Path(profiles))
+
+
+def _job(values: Mapping[str, Any], profile: Profile, engine: Engine, resume: Any) -> Job:
     if resume is not None:
-        return resumed_job(Path(resume), {key: str(value) for key, value in values.items()}, chosen, engine)
+        return resumed_job(Path(resume), {key: str(value) for key, value in values.items()}, profile, engine)
     parsed = RunConfig.parse(values)
     if parsed.resume:
         raise Refused("resume=true", "resume", "give the folder of the run")
-    return new_job(parsed, chosen, engine, Path.cwd())
+    return new_job(parsed, profile, engine, Path.cwd())
 
 
 def _configurations(configs: Mapping[str, Mapping[str, Any]] | Sequence[Mapping[str, Any]]) -> dict[str, Any]:

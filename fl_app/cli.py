@@ -60,9 +60,7 @@ def run(
     nodes: Annotated[int | None, typer.Option(help="simulated nodes, instead of the profile's number")] = None,
     out: Annotated[str | None, typer.Option(metavar="DIR", help="folder of the results")] = None,
     resume: Annotated[str | None, typer.Option(metavar="DIR", help="go on with the run of this folder")] = None,
-    profiles: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="folder of a pyproject-flower.toml, such as a deployment's")
-    ] = None,
+    profiles: words.Profiles = None,
     as_json: Annotated[bool, typer.Option("--json", show_default=False, help="the summary as JSON on stdout")] = False,
     debug: Annotated[bool, typer.Option("--debug", show_default=False, help="show tracebacks")] = False,
 ) -> None:

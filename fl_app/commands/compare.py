@@ -30,6 +30,7 @@ def compare(
     engine: Annotated[str, typer.Option(show_default=False, help="flower (default) or inline: one process")] = "flower",
     nodes: Annotated[int | None, typer.Option(help="simulated nodes, instead of the profile's number")] = None,
     out: Annotated[str | None, typer.Option(metavar="DIR", help="folder of the results")] = None,
+    profiles: words.Profiles = None,
     as_json: Annotated[bool, typer.Option("--json", show_default=False, help="the result as JSON on stdout")] = False,
     debug: Annotated[bool, typer.Option("--debug", show_default=False, help="show tracebacks")] = False,
 ) -> None:
@@ -42,7 +43,7 @@ def compare(
         common,
         configurations(config or [""]),
         seeds,
-        chosen_profile(profile, nodes, Path.cwd()),
+        chosen_profile(profile, nodes, Path.cwd(), profiles),
         cast(Engine, engine),
         Path.cwd(),
     )

@@ -1,13 +1,19 @@
 """Words of a command line, taken apart."""
 
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import click
+import typer
 from flwr.common.config import parse_config_args
 
 from fl_app.config import RunConfig
 from fl_app.errors import Refused
+
+Profiles = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="folder of a pyproject-flower.toml, such as a deployment's")
+]
 
 
 def pairs(words: list[str]) -> dict[str, str]:

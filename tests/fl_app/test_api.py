@@ -108,6 +108,7 @@ def test_a_run_that_fails_is_a_result(caller: Path) -> None:
         ({"nodes": 0}, "at least 1"),
         ({"profile": "deployment"}, "a deployment runs on its own machines"),
         ({"profile": "simulatoin"}, "did you mean 'simulation'"),
+        ({"profile": "deployment", "profiles": "nowhere"}, "fl-app deploy init writes one"),
         ({"resume": "nowhere", "config": None}, "nowhere"),
         ({"config": {"resume": True}}, "give the folder of the run"),
     ],

@@ -293,11 +293,14 @@ def test_a_compose_file_of_a_node_mounts_its_file_for_reading(fl_app: Command, f
 # ------------------------------------------------------------------------------------------ profiles and `fl-app run`
 
 
-def test_run_takes_its_profiles_from_a_folder_that_is_named(fl_app: Command, fed: DeployFolder, caller: Path) -> None:
+def test_run_and_compare_take_their_profiles_from_a_folder_that_is_named(
+    fl_app: Command, fed: DeployFolder, caller: Path
+) -> None:
     assert tomllib.loads(fed.profile.read_text())["superlink"]["deployment"]["root-certificates"] == str(fed.authority)
-    done = fl_app("run", "deployment", "--profiles", "fed", "--nodes", "2", "-c", "data=csv")
-    assert "a number of nodes (2) for a deployment" in done.refusal()
-    assert "fl-app deploy init writes one" in fl_app("run", "deployment", "--profiles", "nowhere").refusal()
+    for command in ("run", "compare"):
+        done = fl_app(command, "deployment", "--profiles", "fed", "--nodes", "2", "-c", "data=csv")
+        assert "a number of nodes (2) for a deployment" in done.refusal()
+        assert "fl-app deploy init writes one" in fl_app(command, "deployment", "--profiles", "nowhere").refusal()
 
 
 # ------------------------------------------------------------------------------------------------------ which process
