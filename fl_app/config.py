@@ -84,7 +84,7 @@ class RunConfig(BaseModel):
         600.0, description="how long to wait for the nodes in one exchange"
     )
     enrol_timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
-        60.0, description="how long to wait for the clients before round 1"
+        60.0, description="how long to wait for the clients before round 1, and for min-clients of them later"
     )
     min_examples: Positive = Field(20, description="a client with fewer rows sends no statistics of its features")
     test_fraction: Annotated[float, Field(ge=0, lt=1)] = Field(

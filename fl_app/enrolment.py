@@ -193,7 +193,19 @@ class Enrolment:
         return self.design
 
     def current(self, grid: Grid) -> Roster:
-        """The enrolled clients whose nodes are connected; nodes that have joined are asked, and not waited for."""
+        """The enrolled clients whose nodes are connected; nodes that have joined are asked, and not waited for.
+
+        Only where fewer than min-clients are here it waits for them to come back, at most `enrol-timeout-s`.
+        """
+        roster, deadline = self._online(grid), time.monotonic() + self.config.enrol_timeout_s
+        if len(roster) < self.config.min_clients:
+            log(WARNING, "%d clients are online, min-clients=%d: waiting", len(roster), self.config.min_clients)
+        while len(roster) < self.config.min_clients and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+            roster = self._online(grid)
+        return roster
+
+    def _online(self, grid: Grid) -> Roster:
         self._poll(grid)
         connected = set(grid.get_node_ids())
         online = (member for member in self._members.values() if member.node in connected)

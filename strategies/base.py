@@ -318,9 +318,14 @@ class ComposedStrategy(Strategy):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """The orders of a round. The cohort is drawn once: a second call for the round asks the same clients."""
+        """The orders of a round. The cohort is drawn once: a second call for the round asks the same clients, those who
+        are here then, wherever they are."""
         if self._open is None or self._open.info.number != server_round:
             self._open = self._draw(server_round, grid)
+        else:
+            roster, cohort = self._setting.roster.current(grid), self._open.cohort
+            here = self._grid(roster, [client for client in cohort if client in roster])
+            self._open.roster, self._open.info = roster, replace(self._open.info, grid=here)
         beside = wire.params_record(self.server_optimizer.broadcast(self._state.params, self._state.optimizer))
         model = self._down or Plain(arrays)
         return self._open.ask_train(model, config, self._order(), self.work.returns(self._state.params), beside)

@@ -30,6 +30,9 @@ class Roster:
     def __len__(self) -> int:
         return len(self._members)
 
+    def __contains__(self, client: object) -> bool:
+        return client in self._members
+
     def __getitem__(self, client: str) -> Member:
         return self._members[client]
 

@@ -125,6 +125,8 @@ class OpenRound:
         self._asked.clear()
         self._answered.clear()
         self._failed.clear()
+        self._drop([client for client in clients if client not in self.roster], "timeout")
+        clients = [client for client in clients if client in self.roster]
         used = dict(zip(order.clients, order.used_rounds, strict=True))
         messages = []
         for node, hosted in self.roster.by_node(clients).items():

@@ -6,6 +6,7 @@ What a node says wrongly is said here by ClientApps that change the true answer 
 import json
 import logging
 import re
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -14,8 +15,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.common.constant import ErrorCode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -954,6 +956,48 @@ def test_every_node_is_asked_once(small_config: Make) -> None:
     for _ in range(3):
         found.current(grid)
     assert sorted(asked) == [0, 1, 2]
+
+
+def test_a_round_waits_for_clients_to_come_back_where_too_few_are_online(
+    serve: Make, warnings: Callable[[], str]
+) -> None:
+    grid, on_line, seen = changing({1: (0,)})
+    grid.connected = (0, 1)
+    timer = threading.Timer(1.0, setattr, (grid, "connected", (0, 1)))
+    began = time.monotonic()
+    serve(grid=grid, on_line=lambda line: (on_line(line), line["round"] == 1 and timer.start()), min_clients=3)
+    assert time.monotonic() - began > 1
+    assert [(line["online"], line["good"], line["attempts"]) for line in seen] == [(4, 4, 1)] * 3
+    assert "2 clients are online, min-clients=3: waiting" in warnings()
+
+
+def test_where_nobody_comes_back_in_time_the_run_ends_and_keeps_its_model(serve: Make, tmp_path: Path) -> None:
+    grid, on_line, _ = changing({2: ()})
+    grid.connected = (0, 1)
+    with pytest.raises(TooFewClients, match="round 3: 0 of 0 clients"):
+        serve("gone", grid=grid, on_line=on_line, enrol_timeout_s=QUICK)
+    assert RunFolder(tmp_path / "gone").read_summary()["rounds"] == 2
+
+
+class Restarted(InlineGrid):
+    """The second node dies with its first order, and is there again under another id when the round is tried anew."""
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        for message_id in message_ids:
+            message = self._messages.get(message_id)
+            node = message.metadata.dst_node_id if message else 0
+            if message and message.metadata.message_type == "train" and node == list(self._contexts)[-1] != 99:
+                self._contexts[99] = self._contexts.pop(node)
+                error = Error(ErrorCode.NODE_UNAVAILABLE, "Node Unavailable")
+                return [Message(error, reply_to=self._messages.pop(message_id))]
+        return super().pull_messages(message_ids)
+
+
+def test_a_round_that_is_tried_again_finds_the_clients_of_its_cohort_where_they_are_now(serve: Make) -> None:
+    lines: list[Any] = []
+    run = serve("again", grid=Restarted, on_line=lines.append, min_clients=4)
+    assert [(line["good"], line["attempts"], line["dropped"]) for line in lines] == [(4, 2, []), (4, 1, []), (4, 1, [])]
+    assert run.summary["params_sha256"] == serve("plain").summary["params_sha256"]
 
 
 class Coming(InlineGrid):
