@@ -3,145 +3,40 @@
 import contextlib
 import http.client
 import json
-import os
 import re
 import shutil
 import signal
 import ssl
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hospitals import patients, write_csv
+from deployment import PROJECT, Federation, alive, federation_of, pairs, wait_for
 
 from fl_app.config import RunConfig
 from fl_app.deploy.programs import free_port
 from fl_app.flower_engine import Outcome, run_on_flower
-from fl_app.kept_process import descendants
 from fl_app.profiles import load_profile
 
 pytestmark = [pytest.mark.flower, pytest.mark.timeout(420)]
 
-PROJECT = Path(__file__).parents[2]
-FL_APP = [sys.executable, "-m", "fl_app.cli"]
 SITES = ("north", "south")
-PATIENCE_S = 120.0  # other tests may be using the same cores
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except FileNotFoundError:
-        return False
-
-
-def wait_for(condition: Callable[[], Any], what: str) -> Any:
-    deadline = time.monotonic() + PATIENCE_S
-    while not (found := condition()):
-        assert time.monotonic() < deadline, what
-        time.sleep(0.05)
-    return found
-
-
-class Federation:
-    """A folder of its own for everything, and the processes that were started in it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.port = free_port()
-        self.started: list[subprocess.Popen[str]] = []
-        self.seen: set[int] = set()
-        self.environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
-        for seed, site in enumerate(SITES):
-            write_csv(path / f"{site}.csv", patients(120, seed))
-        self.call("deploy", "init", "fed", "--san", "fl.example.org", "--node", *SITES)
-
-    def call(self, *words: Any, status: int = 0) -> subprocess.CompletedProcess[str]:
-        """Run `fl-app` to its end, which is to be of this status."""
-        command = [*FL_APP, *map(str, words)]
-        done = subprocess.run(
-            command, cwd=self.path, env=self.environment, capture_output=True, text=True, timeout=240, check=False
-        )
-        assert done.returncode == status, done
-        return done
-
-    def start(self, *words: Any) -> subprocess.Popen[str]:
-        """Start `fl-app` in the background, its output in files."""
-        command, log = [*FL_APP, *map(str, words)], self.path / f"out-{len(self.started)}"
-        with log.open("w") as out, log.with_suffix(".err").open("w") as err:
-            process = subprocess.Popen(
-                command, cwd=self.path, env=self.environment, stdout=out, stderr=err, text=True, start_new_session=True
-            )
-        self.started.append(process)
-        return process
-
-    def wait_until_ready(self, process: subprocess.Popen[str]) -> None:
-        log = self.path / f"out-{self.started.index(process)}"
-
-        def ready() -> bool:
-            assert process.poll() is None, log.with_suffix(".err").read_text()
-            return log.read_text() == "ready\n"
-
-        wait_for(ready, "ready")
-
-    def serve(self) -> None:
-        self.wait_until_ready(self.start("deploy", "server", "fed", "--port", self.port))
-
-    def node(self, name: str, address: str | None = None) -> subprocess.Popen[str]:
-        where = address or f"127.0.0.1:{self.port}"
-        words = ["deploy", "node", "fed", name, "--superlink", where, "--data", f"{name}.csv", "--label", "outcome"]
-        return self.start(*words)
-
-    def family(self) -> set[int]:
-        """All processes that were started, at any depth."""
-        for process in self.started:
-            self.seen |= {process.pid, *(each.pid for each in descendants(process.pid))}
-        return self.seen
-
-    def status(self) -> list[dict[str, Any]]:
-        nodes: list[dict[str, Any]] = json.loads(self.call("deploy", "status", "fed", "--json").stdout)["nodes"]
-        return nodes
-
-    def close(self) -> None:
-        """Whatever a test left is killed by its number; the keepers' ends take the rest."""
-        family = self.family()
-        for process in self.started:
-            process.kill()
-            process.wait(30)
-        with contextlib.suppress(AssertionError):
-            wait_for(lambda: not any(map(alive, family)), "the end")
-        for pid in filter(alive, family):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
 
 
 @pytest.fixture
 def federation(tmp_path: Path) -> Iterator[Federation]:
-    made = Federation(tmp_path)
-    yield made
-    made.close()
-
-
-def simulated(federation: Federation, words: Sequence[str]) -> dict[str, Any]:
-    """The summary of the same run on one machine, over the same files."""
-    (federation.path / "folder").mkdir()
-    for site in SITES:
-        shutil.copy(federation.path / f"{site}.csv", federation.path / "folder")
-    words = ["-c", "data-args=path=folder label=outcome", *words]
-    done = federation.call("run", "--engine", "inline", "--out", "simulated", "--json", *words)
-    summary: dict[str, Any] = json.loads(done.stdout)
-    return summary
+    with federation_of(tmp_path, *SITES) as made:
+        yield made
 
 
 def elsewhere(federation: Federation, keys: Mapping[str, Any]) -> Outcome:
     """A run whose ServerApp writes where this side does not look, as on another machine."""
     here, there = federation.path / "here", federation.path / "there"
     here.mkdir()
-    config = RunConfig.parse({"data": "csv", **keys, "out": str(there)})
+    values = {key.replace("_", "-"): value for key, value in keys.items()}
+    config = RunConfig.parse({"data": "csv", **values, "out": str(there)})
     profile = load_profile("deployment", federation.path / "fed")
     outcome = run_on_flower(config.values(), here, profile, on_line=None, log_path=here / "flower.log")
     assert json.loads((there / "summary.json").read_text())["status"] == "completed"
@@ -164,14 +59,13 @@ def test_two_sites_train_the_model_of_a_simulation_and_stop_leaves_no_process(fe
     assert {node["status"] for node in nodes} == {"online"}
     assert all(node["last_seen"] and node["flwr"] and node["app"] for node in nodes)
 
-    keys = {"rounds": 2, "num-clients": 2, "batch-size": 16, "local-epochs": 2}
-    words = [word for key, value in {"data": "csv", **keys}.items() for word in ("-c", f"{key}={value}")]
-    done = federation.call("run", "deployment", "--profiles", "fed", "--out", "results", "--json", *words)
+    keys = {"rounds": 2, "num_clients": 2, "batch_size": 16, "local_epochs": 2}
+    done = federation.call("run", "deployment", "--profiles", "fed", "--out", "results", "--json", *pairs(**keys))
     summary = json.loads(done.stdout)
     assert (summary["status"], summary["rounds"], summary["clients"]) == ("completed", 2, 2)
     assert json.loads((federation.path / "results" / "summary.json").read_text()) == summary
     assert "round 2/2  2 of 2 clients  accuracy" in done.stderr
-    assert summary["params_sha256"] == simulated(federation, words)["params_sha256"]
+    assert summary["params_sha256"] == federation.simulated(**keys)["params_sha256"]
 
     outcome = elsewhere(federation, {**keys, "rounds": 1})
     assert not outcome.finished
