@@ -107,7 +107,7 @@ def _answered(message: Message, content: Callable[[], RecordDict]) -> tuple[Mess
     try:
         return Message(content(), reply_to=message), None
     except Declined as declined:
-        log(WARNING, "declined by the policy of this site: %s", declined)
+        log(WARNING, "declined by this site: %s", declined)
         if "order" not in message.content:
             return Message(enrolment.declined(), reply_to=message), declined
         clients = wire.read_order(message.content).clients

@@ -24,8 +24,9 @@ from fl_app import __version__, eligibility
 from fl_app.assembly import build_strategy, open_data, rules
 from fl_app.config import RunConfig
 from fl_app.errors import Refused
+from fl_app.own_files import OwnFiles
 from fl_app.policy import Policy, asked_policy
-from fl_app.site import check_reading, hosted_clients, own_file, own_ledgers, simulated
+from fl_app.site import check_reading, hosted_clients, own_file, own_ledgers, simulated, state_folder
 from fl_app.variants import named
 from strategies import wire
 from strategies.base import TooFewClients
@@ -60,7 +61,10 @@ def answer(config: RunConfig, node_config: Any, question: RecordDict) -> RecordD
         return RecordDict({"versions": versions})
     policy = asked_policy(config, node_config, "enrol", own_ledgers(config, "", node_config))
     check_reading(config, node_config)
-    data, agreed = open_data(config, own_file(node_config)), rules(config)
+    own = own_file(node_config)
+    if own is not None:
+        OwnFiles(own, state_folder(config, node_config), str(asked["job"])).note()
+    data, agreed = open_data(config, own), rules(config)
     if (protection := build_strategy(config).protection) is not None:
         fewest = config.min_examples if protection.unit == "record" else 1
         told_nothing = eligibility.answer(asked, data, hosted_clients(config, node_config), agreed, fewest)
@@ -80,7 +84,7 @@ def answer(config: RunConfig, node_config: Any, question: RecordDict) -> RecordD
     content = descriptions_record(told)
     content["enrolment"]["unreadable"] = unreadable
     # A site knows of itself alone.
-    content["enrolment"]["population"] = len(data.clients) if own_file(node_config) is None else 0
+    content["enrolment"]["population"] = len(data.clients) if own is None else 0
     content["enrolment"]["anywhere"] = simulated()
     if policy is not None:
         _withhold(content["enrolment"], policy)
@@ -138,10 +142,10 @@ class Enrolment:
 
     `known`, the client ids, is given where the server has the data too; nobody else is admitted then. The `design` is
     that of an earlier run, declared, or agreed from the descriptions that are here when `open` returns; who joins later
-    uses it as it is. `variant` is the run's number where several are played in one. `private`: the design is declared,
-    and clients tell no more than whether they are eligible. `population`: how many there are, where that is known.
-    `unmeasured`: a site does not let its clients measure the model. `anywhere`: all nodes are simulated, so that each
-    can work for any client.
+    uses it as it is. `job` is what the sites know the run by, over all resumes. `variant` is the run's number where
+    several are played in one. `private`: the design is declared, and clients tell no more than whether they are
+    eligible. `population`: how many there are, where that is known. `unmeasured`: a site does not let its clients
+    measure the model. `anywhere`: all nodes are simulated, so that each can work for any client.
 
     Nodes are never waited for one by one: a node that does not answer keeps nobody else out.
     """
@@ -149,6 +153,7 @@ class Enrolment:
     config: RunConfig
     known: frozenset[str] | None = None
     design: Design | None = None
+    job: str = ""
     variant: int | None = None
     private: bool = False
     population: int = 0
@@ -236,7 +241,8 @@ class Enrolment:
         new = [n for n in sorted(connected) if n not in waiting and self._asked.get(n, 0) < ASKED_AT_MOST]
         agreed = self.design is not None
         declared = eligibility.question(self.design) if self.private and self.design is not None else {}
-        asked = {"wire": wire.VERSION, "app": __version__, "agreed": agreed, **named(self.variant), **declared}
+        versions = {"wire": wire.VERSION, "app": __version__}
+        asked = {**versions, "job": self.job, "agreed": agreed, **named(self.variant), **declared}
         config = ConfigRecord(asked)
         messages = [Message(RecordDict({"config": config}), node, QUERY) for node in new]
         delivered = set(grid.push_messages(messages)) if messages else set()

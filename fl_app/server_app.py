@@ -111,8 +111,9 @@ class _Run:
         began = time.monotonic()
         config, earlier = self.config, self.earlier
         strategy = settled_strategy(config, self.folder)
-        enrolment, private = self._enrolment(strategy), strategy.protection is not None
-        design, job = enrolment.open(self.grid), earlier.job if earlier else uuid.uuid4().hex
+        job, private = earlier.job if earlier else uuid.uuid4().hex, strategy.protection is not None
+        enrolment = self._enrolment(strategy, job)
+        design = enrolment.open(self.grid)
         ledger = open_ledger(self.folder, strategy.protection)
         if strategy.protection is not None and strategy.protection.means and earlier is None:
             design = self._centred(strategy.protection, design, enrolment, job, ledger)
@@ -161,7 +162,7 @@ class _Run:
         )
         return result.stop_reason, self._look_back(task, design, result, enrolment.current(self.grid), common)
 
-    def _enrolment(self, strategy: ComposedStrategy) -> Enrolment:
+    def _enrolment(self, strategy: ComposedStrategy, job: str) -> Enrolment:
         """Who may take part, and what is known of the columns before anybody is asked."""
         config, earlier = self.config, self.earlier
         server_held = build_dataset(config).server_held

@@ -18,6 +18,7 @@ from fl_app.client_state import ClientStore, file_name
 from fl_app.config import RunConfig
 from fl_app.errors import Refused
 from fl_app.held_model import HeldModel
+from fl_app.own_files import OwnFiles
 from fl_app.policy import Ask, Policy, asked_policy
 from fl_app.rows import PreparedRows, prepared_rows
 from fl_app.site_ledger import SiteLedgers
@@ -78,17 +79,19 @@ class Site:
     @classmethod
     def of(cls, context: Context, common: Common, ask: Ask = "train") -> "Site":
         """From a message's context and what the server sent with it. Raises Declined where the site's policy forbids
-        what is asked."""
+        what is asked, or its files are not those of its enrolment."""
         config = variant_config(context.run_config, common.variant)
         ledgers, metrics = own_ledgers(config, common.job, context.node_config), common.train_metrics
         policy = asked_policy(config, context.node_config, ask, ledgers, ask == "train" and metrics)
         check_reading(config, context.node_config)
         strategy, state = build_strategy(config), state_folder(config, context.node_config)
+        if own := own_file(context.node_config):
+            OwnFiles(own, state, common.job).check()
         return cls(
             config=config,
             strategy=strategy,
             task=_task(config, common, context.node_config),
-            rows=prepared_rows(config, common.design, own_file(context.node_config)),
+            rows=prepared_rows(config, common.design, own),
             store=ClientStore(state, common.job),
             held_model=HeldModel(state / file_name(common.job) / f"node-{context.node_id}"),
             ledgers=ledgers,

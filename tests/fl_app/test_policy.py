@@ -232,7 +232,7 @@ def test_a_run_that_asks_for_more_is_not_enrolled_and_the_clause_stays_at_the_si
     else:
         with pytest.raises(TooFewClients, match=r"1 of 2 clients enrolled within .*node \d+: declined by its policy$"):
             sites.enrol(text, keys)
-    assert f"declined by the policy of this site: {clause}: " in log()
+    assert f"declined by this site: {clause}: " in log()
     answer = next(reply.content for reply in sites.seen if "declined" in reply.content)
     assert {name: dict(record) for name, record in answer.items() if name not in ("versions", "receipt")} == {
         "declined": {"declined": True}
@@ -263,7 +263,7 @@ def test_a_run_that_asks_for_more_of_a_node_that_is_enrolled_gets_nothing_of_it(
     else:
         with suppress(TooFewClients):  # or the budget does not allow a second try
             assert sites.run(text, asks_too_much, late="train")["stop_reason"] == "budget"
-    assert f"declined by the policy of this site: {clause}: " in log()
+    assert f"declined by this site: {clause}: " in log()
     answers = [wire.read_answer(reply.content) for reply in sites.seen if "answer" in reply.content]
     refused = [answer for answer in answers if answer.dropped]
     assert refused
@@ -359,8 +359,8 @@ def test_a_site_that_does_not_measure_is_asked_to_train_without_metrics_and_the_
     assert summary["metrics"]["accuracy"] > 0.4
     lines = [json.loads(line) for line in Path(summary["out"], "rounds.jsonl").read_text().splitlines()]
     assert [(line["good"], line["train_metrics"]) for line in lines] == [(2, None)] * 2
-    assert "declined by the policy of this site: release.metrics: it asks for metrics with evaluate" in log()
-    assert "declined by the policy of this site: release.survey" in log()
+    assert "declined by this site: release.metrics: it asks for metrics with evaluate" in log()
+    assert "declined by this site: release.survey" in log()
     shown = json.loads(Path(summary["out"], "sites.json").read_text())
     assert [entry["client"] for entry in shown["sites"]] == ["oslo"]
     for reply in sites.seen:
@@ -619,7 +619,7 @@ def test_a_node_whose_policy_is_broken_or_gone_takes_part_in_nothing(
         )
     with pytest.raises(TooFewClients):
         sites.run(text or "", PLAIN, late=late)
-    assert "declined by the policy of this site: policy: nothing is allowed before it is mended: " in log()
+    assert "declined by this site: policy: nothing is allowed before it is mended: " in log()
     assert ("unknown key 'privcy'" if text else "the policy cannot be read") in log()
     assert not [reply for reply in sites.seen if "answer" in reply.content and _of_bern(reply)]
 

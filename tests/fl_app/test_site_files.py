@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -352,3 +353,55 @@ def test_a_deployed_node_that_has_imported_ray_is_no_simulation(
     with pytest.raises(TooFewClients):
         answered([PARTITION], data_args=f"path={tmp_path / 'secret.csv'} label=outcome")
     assert "the run names files to read at this site" in log()
+
+
+# ------------------------------------------------------------------------------------------- files that do not stay
+
+
+def one_more_row(path: Path) -> None:
+    path.write_text(path.read_text() + path.read_text().splitlines()[-1] + "\n")
+
+
+@pytest.mark.parametrize(
+    ("key", "change", "words"),
+    [
+        ("data", one_more_row, "have changed since it joined this run: put them back"),
+        ("data", Path.unlink, "cannot be read (No such file or directory): put it back"),
+        ("test-data", one_more_row, "have changed since it joined this run: put them back"),
+    ],
+)
+def test_a_client_whose_files_change_between_rounds_declines_until_they_are_back(
+    sites: Any, data: Path, tmp_path: Path, log: Log, key: str, change: Callable[[Path], None], words: str
+) -> None:
+    sites[0]["test-data"] = str(write_csv(tmp_path / "tests.csv", patients(20, 50)))
+    path = Path(sites[0][key])
+    content = path.read_text()
+
+    def on_line(line: Mapping[str, Any]) -> None:
+        if line["round"] == 1:
+            change(path)
+        elif line["round"] == 2:
+            path.write_text(content)
+
+    config = RunConfig.parse({"data": "csv", **QUICK, "out": str(tmp_path / "out")})
+    serve(at_sites(*sites)(client_app.app, config.values(), len(sites)), config, on_line)
+    lines = [json.loads(line) for line in (tmp_path / "out" / "rounds.jsonl").read_text().splitlines()]
+    declined = [{"client": sites[0]["client"], "reason": "declined"}]
+    assert [line["dropped"] for line in lines] == [[], declined, []]
+    assert re.search(f"declined by this site: data: .*{re.escape(words)}", log())
+    noted = [file.read_bytes() for file in (data / "state").rglob("files.sha256")]
+    assert len(noted) == len(sites)
+    served = [file.read_bytes() for file in (tmp_path / "out").rglob("*") if file.is_file()]
+    assert not any(digest in content for digest in noted for content in served)
+
+
+def test_a_client_may_go_on_with_other_rows_where_a_run_is_resumed_and_its_site_is_told(
+    sites: Any, tmp_path: Path, log: Log
+) -> None:
+    run(tmp_path / "out", sites)
+    one_more_row(Path(sites[0]["data"]))
+    open_data.cache_clear()
+    assert "are others than when it last joined" not in log()
+    summary = run(tmp_path / "out", sites, resume=True, rounds=4)
+    assert f"the data of client {sites[0]['client']} are others than when it last joined this run" in log()
+    assert (summary["rounds"], summary["dropped"]) == (4, 0)
