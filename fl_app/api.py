@@ -99,7 +99,7 @@ def run(
     cannot be run; KeyboardInterrupt, with the files written, when Ctrl-C stopped the run, and SystemExit after SIGTERM.
     """
     values = typed_values({**_kebab(config or {}), **_kebab(keys)})
-    job = _job(values, _profile(profile, nodes, profiles), engine, resume)
+    job = _job(values, _profile(profile, nodes, profiles, resume), engine, resume)
     _, status = run_job(job, on_round or _ignore)
     _raise_interruption(status)
     return Result.read(job.folder.path)
@@ -143,8 +143,9 @@ class _Watch:
         self._on_end(run.configuration, summary)
 
 
-def _profile(name: str | None, nodes: int | None, profiles: Path | str | None) -> Profile:
-    return chosen_profile(name, nodes, Path.cwd(), None if profiles is None else Path(profiles))
+def _profile(name: str | None, nodes: int | None, profiles: Any, resume: Any = None) -> Profile:
+    named, resumed = (None if path is None else Path(path) for path in (profiles, resume))
+    return chosen_profile(name, nodes, Path.cwd(), named, resumed)
 
 
 def _job(values: Mapping[str, Any], profile: Profile, engine: Engine, resume: Any) -> Job:

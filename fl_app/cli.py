@@ -73,7 +73,7 @@ def run(
     if resume is not None and not resume.strip():
         raise Refused("no folder", '--resume ""', "name one")
     job = _job(
-        chosen_profile(profile, nodes, Path.cwd(), profiles),
+        chosen_profile(profile, nodes, Path.cwd(), profiles, None if resume is None else Path(resume)),
         words.pairs(c or []),
         "inline" if engine == "inline" else "flower",
         out,

@@ -221,6 +221,10 @@ class _Outputs:
         """Whether the summaries of all runs are there."""
         return all(output.is_finished() for _, output in self._open)
 
+    def is_served(self) -> bool:
+        """Whether the ServerApp is at work in one of their folders."""
+        return any(output.is_served() for _, output in self._open)
+
     def pass_on(self) -> None:
         """Tell the new lines of the run that is on, and which runs have ended."""
         while self._open:

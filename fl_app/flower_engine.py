@@ -23,6 +23,7 @@ import tomli_w
 from fl_app.bundle import write_app_tree
 from fl_app.kept_process import KeptProcess
 from fl_app.profiles import Profile, federation_config, flower_config
+from fl_app.run_folder import RunFolder
 from fl_app.superlink import LocalSuperLink, SuperLinkError, flower_environment, scratch_folder
 
 Interruption = Literal["SIGINT", "SIGTERM"]
@@ -36,6 +37,7 @@ _ASK_TIMEOUT_S = 60.0
 
 _CONNECTION = "config.toml"  # of FLWR_HOME, where Flower looks for it
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_STARTED = re.compile(r"Successfully started run (\d+)")
 _WRAPPERS = ("An error was encountered. Outcome simulation.", "Simulation Runtime crashed.")
 
 # Imports Flower's command line while the SuperLink starts, and obeys it once the connection is there.
@@ -85,22 +87,26 @@ def play_on_flower(
         home = superlink.home if superlink else stack.enter_context(scratch_folder())
         arguments = _prepare(config, profile, home)
         flwr = stack.enter_context(_flwr(arguments, home, log_path))
+        if superlink is None and (earlier := log.earlier_run_id()):
+            # A SuperLink that was killed takes the run for running, and nodes wait for what it no longer sends them.
+            stack.enter_context(_flwr(["stop", earlier, profile.name], home, home / "stop.log"))
+        error = None
         try:
             if superlink is None or superlink.wait_until_ready(give_up=signals.came):
                 _connect(home, flower_config(profile, superlink.address if superlink else None))
                 _follow(output, flwr, superlink, signals)
-            error = None
         except (SuperLinkError, _RunDiedError) as death:
             error = str(death)
         if output.is_finished():
             return Outcome(finished=True)
         if superlink is not None:
             log.append(superlink.log_path)
-        if signals.first is None:
-            return Outcome(finished=False, error=log.reason() or error or _no_result(profile, log, home, signals))
-        if superlink is None:
-            _stop_run(log, profile, home, signals)
-        return Outcome(finished=False, interrupted=signals.first)
+        reason = log.reason() or error
+        if superlink is None and (signals.came() or error):
+            _stop_run(output, log, profile, home, signals)
+        if signals.first is not None:
+            return Outcome(finished=False, interrupted=signals.first)
+        return Outcome(finished=False, error=reason or _no_result(profile, log, home, signals))
 
 
 class _RunDiedError(RuntimeError):
@@ -136,28 +142,37 @@ def _connect(home: Path, connection: str) -> None:
 def _follow(output: "Output", flwr: KeptProcess, superlink: LocalSuperLink | None, signals: "_StopSignals") -> None:
     """Pass on the lines of the run until summary.json is there, ``flwr run`` has ended or a signal came.
 
-    Raises _RunDiedError when a process of the simulation has ended and ``flwr run`` does not notice.
+    Raises _RunDiedError when a process that the run needs has ended and ``flwr run`` does not notice, which in a
+    deployment takes it a minute.
     """
-    next_look_s, lost_at_s = 0.0, math.inf
+    next_look_s, lost_at_s, served = 0.0, math.inf, False
     while not (output.is_finished() or signals.came() or flwr.exit_status() is not None):
         output.pass_on()
         now_s = time.monotonic()
-        if superlink is not None and now_s >= next_look_s:
+        if now_s >= next_look_s:
             next_look_s = now_s + _LOOK_S
-            if lost := superlink.lost_process():
-                lost_at_s = min(lost_at_s, now_s)
-                if now_s - lost_at_s > _LAST_WORDS_S:
-                    raise _RunDiedError(f"{lost} ended without a result: it was killed, or crashed")
+            if superlink is not None:
+                lost = superlink.lost_process()
+            else:
+                serving = output.is_served()
+                served = served or serving
+                lost = "the ServerApp" if served and not serving else None
+            lost_at_s = min(lost_at_s, now_s) if lost else math.inf
+            if now_s - lost_at_s > _LAST_WORDS_S:
+                raise _RunDiedError(f"{lost} ended without a result: it was killed, or crashed")
         time.sleep(_POLL_S)
     output.pass_on()
 
 
-def _stop_run(log: "_Log", profile: Profile, home: Path, signals: "_StopSignals") -> None:
-    """Ask a SuperLink that is not ours to stop the run; a second signal ends the wait for its answer."""
+def _stop_run(output: "Output", log: "_Log", profile: Profile, home: Path, signals: "_StopSignals") -> None:
+    """Ask a SuperLink that is not ours to stop the run; a second signal ends the wait for it."""
     if (run_id := log.run_id()) is None:
         return
     with _flwr(["stop", run_id, profile.name], home, log.path) as stop:
         _wait(stop, _STOP_RUN_TIMEOUT_S, give_up=lambda: signals.count >= 2)
+    deadline_s = time.monotonic() + _STOP_RUN_TIMEOUT_S
+    while output.is_served() and time.monotonic() < deadline_s and signals.count < 2:
+        time.sleep(_POLL_S)
 
 
 def _wait(flwr: KeptProcess, timeout_s: float, give_up: Callable[[], bool]) -> None:
@@ -192,6 +207,9 @@ class Output(Protocol):
     def is_finished(self) -> bool:
         """Whether the last of them is there."""
 
+    def is_served(self) -> bool:
+        """Whether a ServerApp on this machine is writing them."""
+
     def pass_on(self) -> None:
         """Tell what is new in them."""
 
@@ -200,9 +218,9 @@ class RunOutput:
     """The files of one run, from now on: what earlier runs left there is not looked at."""
 
     def __init__(self, out: Path, on_line: Callable[[dict[str, Any]], None] | None) -> None:
-        self._summary = out / "summary.json"
+        self._folder = RunFolder(out)
+        self._summary, self._rounds = self._folder.summary, self._folder.rounds
         self._earlier_summary = _version(self._summary)
-        self._rounds = out / "rounds.jsonl"
         self._offset = self._rounds.stat().st_size if self._rounds.exists() else 0
         self._on_line = on_line
 
@@ -210,6 +228,10 @@ class RunOutput:
         """Whether this run's summary.json is there."""
         version = _version(self._summary)
         return version is not None and version != self._earlier_summary
+
+    def is_served(self) -> bool:
+        """Whether this run's ServerApp is at work here."""
+        return self._folder.is_served()
 
     def pass_on(self) -> None:
         """Hand the complete new lines of rounds.jsonl to ``on_line``."""
@@ -246,8 +268,14 @@ class _Log:
 
     def run_id(self) -> str | None:
         """The run's number at the SuperLink, once it was submitted."""
-        match = re.search(r"Successfully started run (\d+)", self._text())
+        match = re.search(_STARTED, self._text())
         return match and match[1]
+
+    def earlier_run_id(self) -> str | None:
+        """That of the run which this one goes on with."""
+        earlier = self.path.read_bytes()[: self._start] if self._start else b""
+        found = re.findall(_STARTED, earlier.decode(errors="replace"))
+        return found[-1] if found else None
 
     def results(self) -> str | None:
         """The folder in which the ServerApp said that it puts its results."""

@@ -62,6 +62,8 @@ def new_job(config: RunConfig, profile: Profile, engine: Engine, caller: Path) -
     clients = check_config(config, profile)
     run_folder = RunFolder(Path(config.out))
     run_folder.create()
+    if not profile.is_local:
+        run_folder.write_json(run_folder.profile, {"name": profile.name, "folder": str(profile.folder)})
     return Job(config, run_folder, profile, engine, clients)
 
 
@@ -101,6 +103,7 @@ def run_job(job: Job, on_line: OnLine) -> tuple[dict[str, Any], int]:
     """
     began = time.monotonic()
     with job.folder.locked():
+        job.folder.wait_until_unserved()
         earlier_s = _rewind(job.folder) if job.config.resume else 0.0
         summary, status = _inline(job, on_line) if job.engine == "inline" else _on_flower(job, on_line)
         rounds_s = summary["seconds"]["rounds"]

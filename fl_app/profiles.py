@@ -17,6 +17,7 @@ import tomli_w
 from fl_app.bundle import project_file
 from fl_app.caller import set_caller
 from fl_app.errors import Refused, suggestion
+from fl_app.run_folder import RunFolder
 
 PROFILE_FILE = "pyproject-flower.toml"
 
@@ -53,6 +54,8 @@ class Profile:
     name: str
     connection: Settings
     federation: Settings
+    folder: Path = Path()
+    """That of its file, or where its relative paths start."""
 
     @property
     def is_local(self) -> bool:
@@ -72,12 +75,19 @@ class Profile:
         return replace(self, federation={**self.federation, "num-supernodes": num_supernodes})
 
 
-def chosen_profile(name: str | None, nodes: int | None, folder: Path, profiles: Path | None = None) -> Profile:
+def chosen_profile(
+    name: str | None, nodes: int | None, folder: Path, profiles: Path | None = None, resume: Path | None = None
+) -> Profile:
     """The profile of a run that is started from ``folder``, with another number of nodes where one is given.
 
-    ``profiles`` is the folder of its file, where that is not ``folder``. A simulation may import from ``folder`` what
-    the run names as ``module:Attr``; a deployment's nodes import what is installed there.
+    ``profiles`` is the folder of its file, where that is not ``folder``. ``resume`` is the folder of a run to go on
+    with: where no profile is named, it goes on where it was. A simulation may import from ``folder`` what the run names
+    as ``module:Attr``; a deployment's nodes import what is installed there.
     """
+    if resume is not None and name is None and profiles is None:
+        earlier = RunFolder(resume.expanduser())
+        if (told := earlier.read_json(earlier.profile)) is not None:
+            name, profiles = str(told["name"]), Path(str(told["folder"]))
     if profiles is not None and not (profiles.expanduser() / PROFILE_FILE).is_file():
         raise Refused(f"no {PROFILE_FILE}", f"--profiles {profiles}", "name its folder; fl-app deploy init writes one")
     profile = load_profile(name, folder if profiles is None else profiles.expanduser().absolute())
@@ -104,7 +114,7 @@ def load_profile(name: str | None, folder: Path) -> Profile:
                 raise Refused("no address", where, "give address = 'HOST:PORT', or ':local:' for a simulation")
             federation = table["federation"].get(name, {})
             _check(federation, _FEDERATION_TYPES, f"[federation.{name}] of {path}")
-            return Profile(name, _with_absolute_paths(connection, folder), federation)
+            return Profile(name, _with_absolute_paths(connection, folder), federation, folder)
     known = [key for table in tables.values() for key, value in table["superlink"].items() if isinstance(value, dict)]
     raise Refused(f"unknown profile {name!r}", _names(tables), suggestion(name, set(known)))
 

@@ -1,5 +1,6 @@
 """The end of a run in words."""
 
+import shlex
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,8 +38,14 @@ def closing_lines(summary: Mapping[str, Any], here: Path) -> list[str]:
     sentences = [*comparison(summary), *_privacy(summary)]
     lines += [line for sentence in sentences for line in textwrap.wrap(sentence, WIDTH)]
     out = Path(summary["out"])
-    lines.append(f"results in {out.relative_to(here) if out.is_relative_to(here) else out}; report.html shows them")
+    lines.append(f"results in {_near(out, here)}; report.html shows them")
+    if summary["status"] != "completed" and summary["params_sha256"]:  # there is a checkpoint
+        lines.append(f"go on with: fl-app run --resume {shlex.quote(_near(out, here))}")
     return lines
+
+
+def _near(path: Path, here: Path) -> str:
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def _privacy(summary: Mapping[str, Any]) -> list[str]:

@@ -74,9 +74,16 @@ def serve(grid: Grid, config: RunConfig, on_line: OnLine | None = None, variant:
     where several are played in one. A run that fails writes its summary and the last good model, and then raises.
     """
     folder = RunFolder(Path(config.out))
-    earlier = Checkpoint.read(folder.checkpoint) if config.resume else None
-    if earlier is None:
+    if not config.resume:
         folder.create()
+    with folder.served():
+        return _served(grid, config, folder, on_line, variant)
+
+
+def _served(
+    grid: Grid, config: RunConfig, folder: RunFolder, on_line: OnLine | None, variant: int | None
+) -> dict[str, Any]:
+    earlier = Checkpoint.read(folder.checkpoint) if config.resume else None
     log(INFO, "results in %s", folder.path)
     sinks = open_sinks(config.sinks, folder.path, config)
     try:
@@ -170,6 +177,7 @@ class _Run:
             config,
             known=frozenset(open_data(config).clients) if server_held else None,
             design=earlier.design if earlier else agreed_beforehand(config, strategy),
+            job=job,
             variant=self.variant,
             private=strategy.protection is not None,
             population=strategy.basics.population,
