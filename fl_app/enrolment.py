@@ -164,6 +164,7 @@ class Enrolment:
     _refused: dict[str, str] = field(default_factory=dict)  # client or node -> why
     _asked: dict[int, int] = field(default_factory=dict)  # node -> how often
     _flying: dict[str, int] = field(default_factory=dict)  # message id -> node
+    _rivals: dict[int, "_Entry"] = field(default_factory=dict)  # node -> its answer: another node hosts its client
 
     def open(self, grid: Grid) -> Design:
         """Wait until all clients are there, at most `enrol-timeout-s`; then go on with those whose columns agree.
@@ -249,7 +250,7 @@ class Enrolment:
         for message in messages:
             if message.metadata.message_id in delivered:
                 self._flying[message.metadata.message_id] = message.metadata.dst_node_id
-        entries: list[tuple[_Entry, int]] = []
+        entries = [(entry, node) for node, entry in self._rivals.items() if node in connected]
         while replies := list(grid.pull_messages(list(self._flying))) if self._flying else []:
             for reply in replies:
                 node = self._flying.pop(reply.metadata.reply_to_message_id)
@@ -271,6 +272,7 @@ class Enrolment:
             return []
 
     def _admit(self, node: int, entry: "_Entry", connected: set[int]) -> None:
+        self._rivals.pop(node, None)
         self._refuse(entry.unreadable, "its rows cannot be used: see the log of its node")
         for client, fault in entry.faults.items():
             self._refuse([client], fault)
@@ -281,8 +283,9 @@ class Enrolment:
             member = self._members.get(client)
             if self.known is not None and client not in self.known:
                 self._refuse([client], "the data have no such client")
-            elif member is not None and member.node in connected:
+            elif member is not None and member.node != node and member.node in connected:
                 self._refuse([f"{client} on node {node}"], "another node hosts a client of this name: rename one")
+                self._rivals[node] = entry  # the other may be gone, and is missed only after some heartbeats
             elif member is None and self.config.num_clients and len(self._members) >= self.config.num_clients:
                 self._refuse([client], f"num-clients={self.config.num_clients} are here already")
             elif description.num_examples < 1:

@@ -12,6 +12,9 @@ from fl_app.deploy.folder import PROFILE, DeployFolder
 from fl_app.errors import Refused
 from fl_app.superlink import flower_environment
 
+DATABASE = "superlink.db"
+"""Of the SuperLink, in its state folder."""
+
 # What differs from the plain environment and is worth telling a person who copies the command.
 _TOLD = (
     "FLWR_HOME",
@@ -65,7 +68,7 @@ def superlink(folder: DeployFolder, host: str, port: int) -> Program:
     state = folder.server_state
     argv = ["flower-superlink", "--ssl-ca-certfile", str(folder.authority), "--ssl-certfile", str(folder.server)]
     argv += ["--ssl-keyfile", str(folder.server_key), "--enable-supernode-auth", "--host", host, "--port", str(port)]
-    argv += ["--database", str(state / "superlink.db")]
+    argv += ["--database", str(state / DATABASE)]
     return Program(tuple(argv), flower_environment(state / "home"))
 
 

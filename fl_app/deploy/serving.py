@@ -3,7 +3,9 @@
 import os
 import re
 import socket
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from importlib.metadata import version
 from ipaddress import ip_address
 from pathlib import Path
@@ -16,10 +18,12 @@ from fl_app.deploy.failure import Failed
 from fl_app.deploy.folder import DeployFolder
 from fl_app.deploy.programs import NodeSettings
 from fl_app.deploy.running import last_words, run_until_stopped
-from fl_app.errors import Refused
+from fl_app.errors import Refused, one_line
 from fl_app.site import own_file
 
 Say = Callable[[str], None]
+
+_LOCKED_S = 2.0  # so long a database may be busy
 
 
 # ------------------------------------------------------------------------------------------------------- the server
@@ -28,6 +32,7 @@ Say = Callable[[str], None]
 def serve(folder: DeployFolder, host: str, port: int, *, say: Say, on_ready: Callable[[], None]) -> None:
     """Run the SuperLink in the foreground until it is stopped. Raises Refused and Failed."""
     check_server(folder, host, port)
+    check_database(folder)
     address = programs.local_address(host, port)
     state = folder.server_state
     folder.make(state / "home")
@@ -66,6 +71,25 @@ def check_server(folder: DeployFolder, host: str, port: int) -> None:
         remedy = f"--host takes one of its names: {', '.join(certificates.hosts_of(certificate)) or 'it has none'}"
         raise Refused(what, f"--host {host}", remedy)
     _check_port(host, port)
+
+
+def check_database(folder: DeployFolder) -> None:
+    """Whether what an earlier SuperLink kept can be used. Raises Refused."""
+    path = folder.server_state / programs.DATABASE
+    if not path.exists():
+        return
+    try:
+        with closing(sqlite3.connect(path, timeout=_LOCKED_S, isolation_level=None)) as database:
+            ((found, *_),) = database.execute("PRAGMA quick_check(1)").fetchall()
+            if found != "ok":
+                raise sqlite3.DatabaseError(found)
+            database.execute("BEGIN IMMEDIATE")
+    except sqlite3.OperationalError as error:
+        remedy = "end what has it open (another SuperLink, sqlite3?), or see to the file's owner and the disk"
+        raise Refused(f"cannot use the SuperLink's database ({error})", str(path), remedy) from error
+    except sqlite3.DatabaseError as error:
+        remedy = "put a backup there, or move it away and register the nodes anew; runs go on from their own folders"
+        raise Refused(f"the SuperLink's database is damaged ({one_line(str(error))})", str(path), remedy) from error
 
 
 def _is_loopback(host: str) -> bool:

@@ -6,12 +6,14 @@ import shlex
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 import tomllib
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +154,26 @@ def test_a_port_that_is_taken_is_refused(fl_app: Command, fed: DeployFolder) -> 
         refusal = fl_app("deploy", "server", "fed", "--port", port).refusal()
     assert "cannot listen there (address already in use)" in refusal
     assert f"--port {port}" in refusal
+
+
+def test_a_database_that_is_damaged_or_in_use_is_refused_with_what_to_do(fl_app: Command, fed: DeployFolder) -> None:
+    path = fed.make(fed.server_state) / "superlink.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as database:
+        database.execute("PRAGMA journal_mode=WAL")
+        database.execute("CREATE TABLE messages (content BLOB)")
+        database.executemany("INSERT INTO messages VALUES (?)", [(bytes([n]) * 3000,) for n in range(20)])
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        serving.check_database(fed)
+        database.execute("BEGIN IMMEDIATE")
+        refusal = fl_app("deploy", "server", "fed", "--port", free_port()).refusal()
+        assert f"cannot use the SuperLink's database (database is locked): {path}: end what has it open" in refusal
+    good = path.read_bytes()
+    for content in (b"garbage " * 1000, good[: len(good) // 2], good[:8192] + bytes(8192) + good[16384:]):
+        path.write_bytes(content)
+        refusal = fl_app("deploy", "server", "fed", "--port", free_port()).refusal()
+        assert "the SuperLink's database is damaged (" in refusal
+        assert f"{path}: put a backup there, or move it away and register the nodes anew" in refusal
+        assert path.read_bytes() == content
 
 
 # ------------------------------------------------------------------------------------ what is told of the other side

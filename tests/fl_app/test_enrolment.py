@@ -1033,6 +1033,30 @@ def test_a_silent_node_keeps_no_later_one_out_and_a_node_may_come_back_under_ano
     assert (after["02"].node, after["05"].node, after["01"].node) == (99, 99, before["01"].node)
 
 
+def test_a_client_that_comes_back_with_another_key_is_taken_once_its_old_node_is_missed(
+    small_config: Make, warnings: Callable[[], str]
+) -> None:
+    """Flower calls a dead node connected for another minute."""
+    config = small_config(num_clients=2)
+    grid = Changing(client_app.app, config.values(), 2)
+    for context in grid._contexts.values():
+        context.node_config |= {"partition-id": 0, "num-partitions": 1}
+    found = Enrolment(config)
+    found.open(grid)
+    old = found.current(grid)["00"].node
+    grid.connected = (0, 1)
+    assert found.current(grid)["00"].node == old
+    said = warnings()
+    assert "another node hosts a client of this name" in said
+    assert found.current(grid)["00"].node == old
+    assert warnings() == said
+    grid.connected = (1,)
+    now = found.current(grid)
+    assert now.clients == ("00", "01")
+    assert now["00"].node == now["01"].node != old
+    assert found.current(grid).clients == now.clients
+
+
 # ------------------------------------------------------------------------------------------- labels that are numbers
 
 PRICE = {"task": "linear", "data_args": "features=3 examples=30"}
