@@ -6,6 +6,7 @@ so that ``fl-app run`` works from anywhere and nothing of the caller's folder ge
 """
 
 import shutil
+import tempfile
 from pathlib import Path
 
 PACKAGES = ("fl_app", "privacy", "strategies", "tasks")
@@ -39,6 +40,19 @@ def write_app_tree(destination: Path) -> None:
         shutil.copyfile(project_file(name), destination / name)
     for package in PACKAGES:
         _copy_sources(_FL_APP.parent / package, destination / package)
+
+
+def build_bundle() -> bytes:
+    """The bundle (FAB) that a run of the installed version sends: a zip, the same to the byte wherever it is built.
+
+    Raises FileNotFoundError when the installation is incomplete.
+    """
+    from flwr.cli.build import build_fab_from_disk
+
+    with tempfile.TemporaryDirectory() as scratch:
+        app = Path(scratch) / "app"
+        write_app_tree(app)
+        return build_fab_from_disk(app)
 
 
 def _copy_sources(package: Path, destination: Path) -> None:

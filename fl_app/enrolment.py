@@ -16,6 +16,7 @@ from typing import Any, cast
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.common.constant import ErrorCode
 from flwr.common.logger import log
 from flwr.serverapp import Grid
 from pydantic import TypeAdapter, ValidationError
@@ -43,6 +44,10 @@ ASKED_AT_MOST = 3
 MOST_EXAMPLES = 2**40  # of one client: sums over a million clients still fit an int64
 LARGEST_MOMENT = 1e60  # their squares still add up; NaN and infinity are refused by Moments
 
+_UNSIGNED = (
+    "it does not run this bundle, as no key that it trusts has signed it: "
+    "have the site sign it (fl-app deploy trust sign), then accept its .sig here"
+)
 _COLUMNS = TypeAdapter(Columns)
 _MISSING = TypeAdapter(list[tuple[str, ...]])
 
@@ -180,7 +185,8 @@ class Enrolment:
             time.sleep(POLL_S)
         good = self._sort_out() if self.design is None else {}
         here = len(self._members)
-        self._refuse((f"node {node}" for node in self._flying.values()), "it has not answered yet")
+        silent = {f"node {node}" for node in self._flying.values()} - set(self._refused)
+        self._refuse(sorted(silent), "it has not answered yet")
         reasons = "".join(f"; {who}: {why}" for who, why in list(self._refused.items())[:3])
         if here < self.config.min_clients:
             raise TooFewClients(
@@ -261,7 +267,8 @@ class Enrolment:
     def _read(self, node: int, reply: Message) -> "list[_Entry]":
         self._asked[node] = self._asked.get(node, 0) + 1
         if reply.has_error():  # its text may quote data, so it is not repeated
-            self._refuse([f"node {node}"], "it could not answer: see its log")
+            unsigned = reply.error.code == ErrorCode.INVALID_FAB
+            self._refuse([f"node {node}"], _UNSIGNED if unsigned else "it could not answer: see its log")
             return []
         self._asked[node] = ASKED_AT_MOST
         self._refused.pop(f"node {node}", None)

@@ -21,6 +21,8 @@ from typing import Any, Literal, Protocol, Self
 import tomli_w
 
 from fl_app.bundle import write_app_tree
+from fl_app.deploy.attachment import attachment
+from fl_app.deploy.failure import Failed
 from fl_app.kept_process import KeptProcess
 from fl_app.profiles import Profile, federation_config, flower_config
 from fl_app.run_folder import RunFolder
@@ -93,8 +95,14 @@ def play_on_flower(
         error = None
         try:
             if superlink is None or superlink.wait_until_ready(give_up=signals.came):
+                attach = attachment(profile)
                 _connect(home, flower_config(profile, superlink.address if superlink else None))
+                if attach is not None and (run_id := _accepted(log, flwr, signals)):
+                    attach(run_id)
                 _follow(output, flwr, superlink, signals)
+        except Failed as failure:
+            _stop_run(log, profile, home, signals)
+            return Outcome(finished=False, error=str(failure))
         except (SuperLinkError, _RunDiedError) as death:
             error = str(death)
         if output.is_finished():
@@ -137,6 +145,13 @@ def _connect(home: Path, connection: str) -> None:
     draft = home / f"{_CONNECTION}.draft"
     draft.write_text(connection, encoding="utf-8")
     draft.replace(home / _CONNECTION)
+
+
+def _accepted(log: "_Log", flwr: KeptProcess, signals: "_StopSignals") -> str | None:
+    """Wait until the SuperLink has accepted the run; its id, or None where that did not come about."""
+    while (run_id := log.run_id()) is None and flwr.exit_status() is None and not signals.came():
+        time.sleep(_POLL_S)
+    return run_id
 
 
 def _follow(output: "Output", flwr: KeptProcess, superlink: LocalSuperLink | None, signals: "_StopSignals") -> None:

@@ -21,6 +21,7 @@ from fl_app.assembly import (
 )
 from fl_app.checkpoint import Checkpoint
 from fl_app.config import RunConfig
+from fl_app.deploy.attachment import signatures_to_send
 from fl_app.errors import Refused
 from fl_app.flower_engine import run_on_flower
 from fl_app.profiles import Profile
@@ -122,11 +123,12 @@ def _rewind(folder: RunFolder) -> float:
 
 
 def check_engine(profile: Profile, engine: Engine) -> None:
-    """Raises Refused where the profile cannot run in this engine."""
+    """Raises Refused where the profile cannot run in this engine, or its bundles cannot get their signatures."""
     if engine not in get_args(Engine):
         raise Refused(f"engine {engine!r}", "--engine", "expected flower or inline")
     if engine == "inline" and not profile.is_local:
         raise Refused("--engine inline", f"profile {profile.name}", "a deployment runs on its own machines")
+    signatures_to_send(profile)
 
 
 def check_config(config: RunConfig, profile: Profile) -> int:

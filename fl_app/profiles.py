@@ -55,7 +55,7 @@ class Profile:
     connection: Settings
     federation: Settings
     folder: Path = Path()
-    """That of its file, or where its relative paths start."""
+    """That of its file, at a deployment also of certificates, keys and signatures; else where relative paths start."""
 
     @property
     def is_local(self) -> bool:

@@ -13,6 +13,7 @@ import click
 import typer
 from typer.core import TyperCommand
 
+from fl_app.commands.trust import trust
 from fl_app.deploy import link, records, services, serving
 from fl_app.deploy.failure import Failed
 from fl_app.deploy.folder import PROFILE, DeployFolder, deploy_folder, node_name
@@ -26,6 +27,7 @@ deploy = typer.Typer(
     rich_markup_mode=None,
     help="Set up and run a real deployment: a SuperLink and its nodes, over TLS.",
 )
+deploy.add_typer(trust, name="trust")
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="folder of the deployment")]
 Debug = Annotated[bool, typer.Option("--debug", show_default=False, help="show tracebacks")]

@@ -2,10 +2,13 @@
 
     ca.crt ca.key server.pem server.key     certificates and their keys, the server's and the authority's
     nodes/NAME nodes/NAME.pub               the key pair of a node
+    trust/own/NAME trust/own/NAME.pub       a key that signs bundles here, and beside it what it signed
+    trust/keys/NAME.pub                     keys whose bundles the nodes of this folder run, and no others
+    trust/signatures/                       signatures that go with every run of their bundle
     pyproject-flower.toml                   the profile `deployment`: where this machine reaches the SuperLink
     state/                                  databases, logs and Flower's own folders
 
-At a site it holds ``ca.crt`` and the key of the site's node, and nothing else.
+At a site it holds ``ca.crt``, the key of the site's node and what the site trusts, and nothing else.
 """
 
 import os
@@ -26,7 +29,7 @@ from fl_app.run_folder import write_atomically
 PROFILE = "deployment"
 DEFAULT_ADDRESS = "127.0.0.1:8000"
 
-_NODE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _OTHERS = 0o077  # the permission bits of all but the owner
 
 
@@ -67,6 +70,11 @@ class DeployFolder:
         return self.path / "state" / "server"
 
     @property
+    def database(self) -> Path:
+        """Where the SuperLink keeps it."""
+        return self.server_state / "superlink.db"
+
+    @property
     def cli_home(self) -> Path:
         """FLWR_HOME of `flwr` for this SuperLink."""
         return self.path / "state" / "cli"
@@ -82,6 +90,25 @@ class DeployFolder:
     def node_public_key(self, name: str) -> Path:
         """The public key of a node, which the SuperLink is told."""
         return self.path / "nodes" / f"{node_name(name)}.pub"
+
+    @property
+    def own_keys(self) -> Path:
+        """Keys that sign bundles, and their signatures."""
+        return self.path / "trust" / "own"
+
+    @property
+    def trusted(self) -> Path:
+        """Public keys; where this folder is, nodes check bundles."""
+        return self.path / "trust" / "keys"
+
+    @property
+    def signatures(self) -> Path:
+        """Those that sites sent to the coordinator."""
+        return self.path / "trust" / "signatures"
+
+    def signing_key(self, name: str) -> Path:
+        """A private key that signs bundles. Raises Refused for a name that none can have."""
+        return self.own_keys / key_name(name)
 
     @property
     def node_names(self) -> list[str]:
@@ -191,7 +218,16 @@ def deploy_folder(path: Path) -> DeployFolder:
 
 def node_name(name: str) -> str:
     """The name, where it can be one of a node and of its files. Raises Refused."""
-    if not _NODE_NAME.fullmatch(name) or name.endswith(".pub"):
+    return _file_name(name, "a node", "--node")
+
+
+def key_name(name: str) -> str:
+    """The name, where it can be one of a key that signs bundles. Raises Refused."""
+    return _file_name(name, "a key", "fl-app deploy trust")
+
+
+def _file_name(name: str, of: str, where: str) -> str:
+    if not _NAME.fullmatch(name) or name.endswith(".pub"):
         remedy = "use letters, digits and _ . - (at most 64, a letter or digit first, not ending in .pub)"
-        raise Refused(f"{name!r} is no name for a node", "--node", remedy)
+        raise Refused(f"{name!r} is no name for {of}", where, remedy)
     return name

@@ -12,7 +12,6 @@ from fl_app.deploy.folder import PROFILE, DeployFolder
 from fl_app.errors import Refused
 from fl_app.superlink import flower_environment
 
-DATABASE = "superlink.db"
 """Of the SuperLink, in its state folder."""
 
 # What differs from the plain environment and is worth telling a person who copies the command.
@@ -68,16 +67,21 @@ def superlink(folder: DeployFolder, host: str, port: int) -> Program:
     state = folder.server_state
     argv = ["flower-superlink", "--ssl-ca-certfile", str(folder.authority), "--ssl-certfile", str(folder.server)]
     argv += ["--ssl-keyfile", str(folder.server_key), "--enable-supernode-auth", "--host", host, "--port", str(port)]
-    argv += ["--database", str(state / DATABASE)]
+    argv += ["--database", str(folder.database)]
     return Program(tuple(argv), flower_environment(state / "home"))
 
 
-def supernode(folder: DeployFolder, settings: NodeSettings, port: int) -> Program:
-    """`flower-supernode` for one site; `port` is where its own programs find it, on this machine alone."""
+def supernode(folder: DeployFolder, settings: NodeSettings, port: int, trusted: Path | None = None) -> Program:
+    """`flower-supernode` for one site; `port` is where its own programs find it, on this machine alone.
+
+    `trusted`: the file of the keys whose bundles it runs; without, it runs any.
+    """
     state = folder.node_state(settings.name)
     argv = ["flower-supernode", "--root-certificates", str(folder.authority), "--superlink", settings.superlink]
     argv += ["--auth-supernode-private-key", str(folder.node_key(settings.name)), "--host", "127.0.0.1"]
     argv += ["--port", str(port), "--node-config", config_text(settings.node_config(state / "clients"))]
+    if trusted is not None:
+        argv += ["--trusted-entities", str(trusted)]
     environment = flower_environment(state / "home")
     if settings.gpus not in (None, "all"):
         environment["CUDA_VISIBLE_DEVICES"] = "" if settings.gpus == "none" else str(settings.gpus)

@@ -13,12 +13,13 @@ from pathlib import Path
 from fl_app import __version__
 from fl_app.assembly import open_data
 from fl_app.config import RunConfig
-from fl_app.deploy import certificates, link, programs
+from fl_app.deploy import certificates, link, programs, signatures, trust
 from fl_app.deploy.failure import Failed
 from fl_app.deploy.folder import DeployFolder
 from fl_app.deploy.programs import NodeSettings
 from fl_app.deploy.running import last_words, run_until_stopped
 from fl_app.errors import Refused, one_line
+from fl_app.run_folder import write_atomically
 from fl_app.site import own_file
 
 Say = Callable[[str], None]
@@ -75,7 +76,7 @@ def check_server(folder: DeployFolder, host: str, port: int) -> None:
 
 def check_database(folder: DeployFolder) -> None:
     """Whether what an earlier SuperLink kept can be used. Raises Refused."""
-    path = folder.server_state / programs.DATABASE
+    path = folder.database
     if not path.exists():
         return
     try:
@@ -115,12 +116,18 @@ def _check_port(host: str, port: int) -> None:
 def run_node(folder: DeployFolder, settings: NodeSettings, *, say: Say, on_ready: Callable[[], None]) -> None:
     """Run a SuperNode in the foreground until it is stopped. Raises Refused and Failed."""
     say(check_site(folder, settings))
+    trusted = trust.trusted_keys(folder)
     link.check_tls(settings.superlink, folder.authority, f"--superlink {settings.superlink}")
     state = folder.node_state(settings.name)
     for part in ("home", "clients"):
         folder.make(state / part)
     os.umask(0o077)
-    program = programs.supernode(folder, settings, programs.free_port())
+    entities = None
+    if trusted is not None:
+        entities = state / "trusted.yaml"
+        write_atomically(entities, signatures.trusted_entities(trusted.values()).encode())
+        say(f"runs no bundles but those signed by: {', '.join(f'{name} ({key.id})' for name, key in trusted.items())}")
+    program = programs.supernode(folder, settings, programs.free_port(), entities)
     log_path = state / "supernode.log"
     say(str(program))
     say(f"log: {log_path}")
