@@ -21,6 +21,7 @@ from fl_app.job import (
     Terminated,
     check_config,
     check_engine,
+    check_workers,
     inline_grid,
     settled,
     sigterm_raises,
@@ -123,6 +124,8 @@ def new_comparison(
         folder = out / f"{number:02d}-{_slug(name)}"
         for seed in range(common.seed, common.seed + seeds):
             runs.append(_planned(name, {**common.values(), "seed": seed}, values, folder, profile, caller))
+    for run in runs:
+        check_workers(run.config, profile, engine)
     RunFolder(out).create()
     return Comparison(settled(common, out, caller), tuple(configurations), tuple(runs), profile, engine)
 

@@ -24,6 +24,7 @@ from fl_app.config import RunConfig
 from fl_app.deploy.attachment import signatures_to_send
 from fl_app.errors import Refused
 from fl_app.flower_engine import run_on_flower
+from fl_app.gpus import check_gpus
 from fl_app.profiles import Profile
 from fl_app.promise import settled_strategy
 from fl_app.registry import with_absolute_paths
@@ -61,6 +62,7 @@ def new_job(config: RunConfig, profile: Profile, engine: Engine, caller: Path) -
     folder = caller / Path(config.out).expanduser() if config.out else default_folder(config, caller)
     config = settled(config, folder.resolve(), caller)
     clients = check_config(config, profile)
+    check_workers(config, profile, engine)
     run_folder = RunFolder(Path(config.out))
     run_folder.create()
     if not profile.is_local:
@@ -94,6 +96,7 @@ def resumed_job(path: Path, texts: Mapping[str, str], profile: Profile, engine: 
     if completed and config.rounds == checkpoint.config.rounds:
         raise Refused("nothing left to do", f"--resume {path}", f"raise rounds with -c rounds={config.rounds + 10}")
     config = config.model_copy(update={"out": str(folder.path), "resume": True})
+    check_workers(config, profile, engine)
     return Job(config, folder, profile, engine, check_config(config, profile))
 
 
@@ -129,6 +132,12 @@ def check_engine(profile: Profile, engine: Engine) -> None:
     if engine == "inline" and not profile.is_local:
         raise Refused("--engine inline", f"profile {profile.name}", "a deployment runs on its own machines")
     signatures_to_send(profile)
+
+
+def check_workers(config: RunConfig, profile: Profile, engine: Engine) -> None:
+    """Raises Refused where the workers of a simulation cannot have the GPUs that the profile gives them."""
+    if engine == "flower" and profile.is_local:
+        check_gpus(profile, config.device)
 
 
 def check_config(config: RunConfig, profile: Profile) -> int:

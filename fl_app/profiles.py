@@ -30,11 +30,13 @@ _CONNECTION_TYPES: Mapping[str, type] = {
     "insecure": bool,
     "federation": str,
 }
+GPUS_EACH = "client-resources-num-gpus"
+"""Of one worker of a simulation; a part of one is shared with others."""
 # The fields of Flower's SimulationConfig message.
 _FEDERATION_TYPES: Mapping[str, type] = {
     "num-supernodes": int,
     "client-resources-num-cpus": int,
-    "client-resources-num-gpus": float,
+    GPUS_EACH: float,
     "backend": str,
     "verbose": bool,
     "init-args-num-cpus": int,
@@ -180,6 +182,8 @@ def _check(settings: object, types: Mapping[str, type], where: str) -> None:
             raise Refused(f"{key} = {value!r}", where, f"give a value of type {expected.__name__}")
         if key in _AT_LEAST_ONE and value < 1:
             raise Refused(f"{key} = {value!r}", where, "give a number of at least 1")
+        if key == GPUS_EACH and not (0 <= value <= 1 or (value > 1 and value % 1 == 0)):
+            raise Refused(f"{key} = {value!r}", where, "give a part of a GPU, such as 0.25, or a whole number")
 
 
 def _with_absolute_paths(connection: Settings, folder: Path) -> Settings:

@@ -67,7 +67,7 @@ def flower_environment(home: Path, caller: Path | None = None) -> dict[str, str]
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_enable_metrics_collection": "0",
         "RAY_prestart_worker_first_driver": "0",  # Flower's workers have a runtime env: prestarted ones are thrown away
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray's coming default; silences its warning
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # workers without GPUs of their own see all; silences a warning
     }
     for name in ("RAY_ADDRESS", "RAY_AUTH_TOKEN_PATH", CALLER):
         environment.pop(name, None)

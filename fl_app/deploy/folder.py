@@ -116,9 +116,15 @@ class DeployFolder:
         return sorted(path.stem for path in (self.path / "nodes").glob("*.pub"))
 
     def make(self, folder: Path) -> Path:
-        """Make one of its folders, which only its owner can open. Raises Refused."""
+        """Make one of its folders, and those above it that are not there: only their owner can open them.
+
+        Raises Refused.
+        """
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for above in reversed(folder.parents):
+                if not above.exists():
+                    above.mkdir(mode=0o700, exist_ok=True)
+            folder.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise Refused("cannot make the folder", str(folder), f"{error.strerror}: choose another") from error
         return folder

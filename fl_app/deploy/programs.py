@@ -20,6 +20,7 @@ _TOLD = (
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION",
     "FLWR_TELEMETRY_ENABLED",
     "FLWR_DISABLE_UPDATE_CHECK",
+    "CUDA_DEVICE_ORDER",
     "CUDA_VISIBLE_DEVICES",
 )
 _GPU = r"(\d+|GPU-[\w-]+|MIG-[\w/-]+)"
@@ -85,6 +86,9 @@ def supernode(folder: DeployFolder, settings: NodeSettings, port: int, trusted: 
     environment = flower_environment(state / "home")
     if settings.gpus not in (None, "all"):
         environment["CUDA_VISIBLE_DEVICES"] = "" if settings.gpus == "none" else str(settings.gpus)
+        environment["CUDA_DEVICE_ORDER"] = (
+            "PCI_BUS_ID"  # numbers as nvidia-smi has them; CUDA's own begin with the best
+        )
     return Program(tuple(argv), environment)
 
 
@@ -133,7 +137,7 @@ def parted(address: str, where: str) -> tuple[str, int]:
 
 
 def check_gpus(gpus: str | None) -> str | None:
-    """Which GPUs a node may see: `all`, `none`, or their numbers or names as CUDA lists them. Raises Refused."""
+    """Which GPUs a node may see: `all`, `none`, or their numbers or names as nvidia-smi lists them. Raises Refused."""
     if gpus is not None and gpus not in ("all", "none") and not re.fullmatch(f"{_GPU}(,{_GPU})*", gpus):
         raise Refused(f"GPUs {gpus!r}", "--gpus", "expected all, none, or numbers such as 0,1")
     return gpus

@@ -256,6 +256,7 @@ def test_a_node_gets_what_the_site_says_of_it_and_the_gpus_it_may_see(fed: Deplo
     state = str(fed.node_state("north") / "clients")
     assert told == {"client": "Nord 1", "data": str(path), "label": "died?", "policy": "/p.toml", "state": state}
     assert program.environment["CUDA_VISIBLE_DEVICES"] == "0,1"
+    assert "CUDA_DEVICE_ORDER=PCI_BUS_ID CUDA_VISIBLE_DEVICES=0,1" in str(program)  # numbers as nvidia-smi has them
     assert program.environment["FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION"] == "1"
     assert shlex.split(str(program))[-len(program.argv) :] == list(program.argv)
 
