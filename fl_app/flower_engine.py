@@ -101,7 +101,7 @@ def play_on_flower(
                     attach(run_id)
                 _follow(output, flwr, superlink, signals)
         except Failed as failure:
-            _stop_run(log, profile, home, signals)
+            _stop_run(output, log, profile, home, signals)
             return Outcome(finished=False, error=str(failure))
         except (SuperLinkError, _RunDiedError) as death:
             error = str(death)
