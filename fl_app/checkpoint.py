@@ -67,10 +67,15 @@ class Checkpoint:
         }
         scratch = path.with_name(f".{path.name}.writing")
         scratch.unlink(missing_ok=True)
-        with os.fdopen(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, OWNER_ONLY), "wb") as file:
-            file.write(tensor_bytes(arrays, {"fl-app": json.dumps(about)}))
-            file.flush()
-            os.fsync(file.fileno())
+        content = tensor_bytes(arrays, {"fl-app": json.dumps(about)})
+        try:
+            with os.fdopen(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, OWNER_ONLY), "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:  # on a full disk its place is wanted
+            scratch.unlink(missing_ok=True)
+            raise
         return scratch
 
     @staticmethod

@@ -1,5 +1,6 @@
 """The command line: thin. `fl_app.job` runs, `fl_app.registry` lists."""
 
+import errno
 import json
 import sys
 import textwrap
@@ -139,7 +140,10 @@ def main() -> None:
     except Refused as error:
         status = _complain(str(error), debug)
     except Exception as error:  # a fault of this program, or of the machine: no disk, no memory
-        _complain(f"{one_line(f'{type(error).__name__}: {error}')}: fl-app: run again with --debug", debug)
+        told = f"{one_line(f'{type(error).__name__}: {error}')}: fl-app: run again with --debug"
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            told = "the disk is full: fl-app: make room; a run goes on with fl-app run --resume DIR"
+        _complain(told, debug)
         status = 1
     sys.exit(status or 0)
 

@@ -98,7 +98,7 @@ class KeptProcess:
         self.stop()
 
     def exit_status(self) -> int | None:
-        """The program's exit status, negative for a signal; None while it runs."""
+        """The program's exit status, as a shell tells it: 128 + N for signal N. None while it runs."""
         return self._keeper.poll()
 
     def tree(self) -> list[Process]:
@@ -122,7 +122,7 @@ def keep(scratch: Path, argv: Sequence[str]) -> int:
     """Run ``argv`` until it ends or a byte or the end of standard input comes; then kill all that descends from us.
 
     The end without a byte means that the owner died: then ``scratch`` is removed too. Returns the exit status of
-    ``argv``, or minus the number of the signal that ended it.
+    ``argv``, or 128 + the number of the signal that ended it.
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _exit)  # a handler, as an ignored signal would stay ignored in the program
@@ -138,9 +138,10 @@ def keep(scratch: Path, argv: Sequence[str]) -> int:
         while not select.select([stdin], [], [], _POLL_S)[0]:
             while ended := _reap():
                 if ended[0] == program.pid:
-                    return os.waitstatus_to_exitcode(ended[1])
+                    status = os.waitstatus_to_exitcode(ended[1])
+                    return status if status >= 0 else 128 - status
         owner_died = not os.read(stdin, 1)
-        return -signal.SIGKILL
+        return 128 + signal.SIGKILL
     finally:
         _kill_descendants()
         if owner_died:

@@ -52,6 +52,9 @@ from tasks.data.design import Design
 
 OnLine = Callable[[Mapping[str, Any]], None]
 
+MAY_CHANGE = frozenset({"rounds", "out", "resume"})
+"""Keys in which a resumed run may differ from what it goes on with."""
+
 app = ServerApp()
 
 
@@ -83,7 +86,7 @@ def serve(grid: Grid, config: RunConfig, on_line: OnLine | None = None, variant:
 def _served(
     grid: Grid, config: RunConfig, folder: RunFolder, on_line: OnLine | None, variant: int | None
 ) -> dict[str, Any]:
-    earlier = Checkpoint.read(folder.checkpoint) if config.resume else None
+    earlier = _earlier(config, folder) if config.resume else None
     log(INFO, "results in %s", folder.path)
     sinks = open_sinks(config.sinks, folder.path, config)
     try:
@@ -101,6 +104,16 @@ def _served(
         return summary
     finally:
         sinks.close(None)  # the run was broken off; else they are closed already
+
+
+def _earlier(config: RunConfig, folder: RunFolder) -> Checkpoint:
+    """Where the run broke off. Raises Refused where it is to go on as another one."""
+    checkpoint = Checkpoint.read(folder.checkpoint)
+    told, was = config.values(), checkpoint.config.values()
+    changed = [f"{key}={told[key]} (was {was[key]})" for key in told if key not in MAY_CHANGE and told[key] != was[key]]
+    if changed:
+        raise Refused("a resumed run with another configuration", ", ".join(changed), "leave them as they were")
+    return checkpoint
 
 
 @dataclass

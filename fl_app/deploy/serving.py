@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import socket
 import sqlite3
 from collections.abc import Callable
@@ -54,9 +55,7 @@ def serve(folder: DeployFolder, host: str, port: int, *, say: Say, on_ready: Cal
         about={"what": "server", "address": address},
         is_ready=lambda _: link.is_healthy(address, folder.authority),
         on_ready=on_ready,
-        explain=lambda log, status: Failed(
-            f"the SuperLink ended (exit status {status})", str(log_path), last_words(log)
-        ),
+        explain=lambda log, status: _why_it_ended("SuperLink", log_path, log, status),
     )
 
 
@@ -201,4 +200,11 @@ def why_the_node_ended(folder: DeployFolder, settings: NodeSettings, log_path: P
     if "terminated gracefully" in log:  # its answer to an interrupt, which it also sends itself
         remedy = "its key was withdrawn at the server (register it again to go on), or somebody stopped it"
         return Failed("the SuperNode ended by itself", str(log_path), remedy)
-    return Failed(f"the SuperNode ended (exit status {status})", str(log_path), last_words(log))
+    return _why_it_ended("SuperNode", log_path, log, status)
+
+
+def _why_it_ended(program: str, log_path: Path, log: str, status: int) -> Failed:
+    if status == 128 + signal.SIGKILL:
+        remedy = "start it again; was this machine out of memory?"
+        return Failed(f"the {program} was killed", str(log_path), remedy)
+    return Failed(f"the {program} ended (exit status {status})", str(log_path), last_words(log))

@@ -102,8 +102,9 @@ class Federation:
         return self.start(*words)
 
     def run(self, *words: str, **keys: Any) -> subprocess.Popen[str]:
-        """Start a run in the background, whose results go to `results`."""
-        return self.start("run", "deployment", "--profiles", "fed", "--json", *words, *pairs(**keys))
+        """Start a run in the background; one that is resumed takes everything from its folder."""
+        where = [] if "--resume" in words else ["deployment", "--profiles", "fed", *pairs(**keys)]
+        return self.start("run", *where, *words)
 
     def status(self) -> list[dict[str, Any]]:
         """The nodes that the SuperLink knows."""

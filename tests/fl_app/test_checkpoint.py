@@ -359,6 +359,15 @@ def test_only_rounds_may_be_given_and_only_raised_and_a_refusal_changes_nothing(
     assert {path.name: path.read_bytes() for path in broken.path.iterdir()} == before
 
 
+def test_a_server_app_that_is_to_resume_with_other_keys_names_them_and_changes_nothing(
+    serve: Make, broken: RunFolder
+) -> None:
+    before = {path.name: path.read_bytes() for path in broken.path.iterdir()}
+    with pytest.raises(Refused, match=r"another configuration: seed=7 \(was 0\), l2=0\.5 \(was 0\.01\): leave them"):
+        serve("broken", resume=True, rounds=6, seed=7, l2=0.5)
+    assert {path.name: path.read_bytes() for path in broken.path.iterdir()} == before
+
+
 def test_a_completed_run_has_nothing_left_to_do(serve: Make) -> None:
     run = serve(rounds=2)
     for texts in ({}, {"rounds": "2"}):

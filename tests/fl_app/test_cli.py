@@ -1,10 +1,12 @@
 """The command line: exit statuses, one line for every error, JSON alone on stdout, and nothing written when refused."""
 
+import contextlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,9 @@ import pytest
 
 import fl_app.cli
 from fl_app import __version__
+from fl_app.checkpoint import Checkpoint
 from fl_app.config import RunConfig
+from fl_app.console import Progress
 from fl_app.registry import REGISTRIES
 from fl_app.run_folder import RunFolder
 
@@ -23,6 +27,46 @@ Call = Callable[..., Any]
 def contents(folder: Path) -> dict[str, bytes | None]:
     """Every path below a folder, and what is in it."""
     return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+# ------------------------------------------------------------------------------------------------------ a full disk
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of its own, of half a megabyte."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=512k", "none", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("only an administrator can mount a small disk")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)  # noqa: S607
+
+
+def test_a_full_disk_ends_the_run_in_one_line_and_the_last_checkpoint_goes_on(
+    fl_app: Call, fl_app_run: Call, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = json.loads(fl_app_run("--json", "--out", "whole", rounds=6).out)
+    filler, show = small_disk / "filler", Progress.round
+
+    def fill(progress: Progress, line: Any) -> None:
+        show(progress, line)
+        if line["round"] == 3:
+            with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+                while True:
+                    file.write(bytes(4096))
+
+    monkeypatch.setattr(Progress, "round", fill)
+    out = small_disk / "out"
+    ended = fl_app_run("--json", "--out", out, rounds=6)
+    assert (ended.status, ended.out) == (1, "")
+    *_, last = ended.err.splitlines()
+    assert last == "error: the disk is full: fl-app: make room; a run goes on with fl-app run --resume DIR"
+    assert Checkpoint.read(out / "checkpoint.safetensors").state.round == 3
+    filler.unlink()
+    resumed = json.loads(fl_app("run", "--engine", "inline", "--json", "--resume", out).out)
+    assert (resumed["resumed_from"], resumed["params_sha256"]) == (3, whole["params_sha256"])
 
 
 # ------------------------------------------------------------------------------------------------------- refusals

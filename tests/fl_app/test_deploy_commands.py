@@ -1,5 +1,6 @@
 """`fl-app deploy` without a SuperLink: what is refused, what Flower gets, which process is stopped."""
 
+import datetime
 import json
 import os
 import shlex
@@ -7,13 +8,14 @@ import shutil
 import signal
 import socket
 import sqlite3
+import ssl
 import subprocess
 import sys
 import threading
 import time
 import tomllib
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fl_app.commands import words
-from fl_app.deploy import records, serving
+from fl_app.deploy import certificates, link, records, serving
+from fl_app.deploy.certificates import Pair
 from fl_app.deploy.failure import Failed
 from fl_app.deploy.folder import DeployFolder, deploy_folder
 from fl_app.deploy.programs import NodeSettings, config_text, free_port, supernode
@@ -216,6 +219,58 @@ def stranger() -> Iterator[str]:
 
 def test_a_server_without_tls_is_told(fl_app: Command, fed: DeployFolder, stranger: str) -> None:
     assert "no TLS there" in failure(fl_app(*node_words(superlink=stranger)))
+
+
+@contextmanager
+def serving_tls(pair: Pair, folder: Path, host: str = "127.0.0.1") -> Iterator[int]:
+    """A server that shows this certificate and says nothing; its port."""
+    (folder / "shown.pem").write_bytes(pair.certificate + pair.key)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "shown.pem")
+    with socket.create_server((host, 0)) as server:
+
+        def answer() -> None:
+            while True:
+                try:
+                    connection, _ = server.accept()
+                    with connection, context.wrap_socket(connection, server_side=True):
+                        pass
+                except ssl.SSLError:
+                    continue
+                except OSError:
+                    return
+
+        threading.Thread(target=answer, daemon=True).start()
+        yield server.getsockname()[1]
+        server.shutdown(socket.SHUT_RDWR)
+
+
+def days_ago(days: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    then = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=days)
+    monkeypatch.setattr(certificates, "_now", lambda: then)
+
+
+def test_a_node_tells_what_is_wrong_with_the_certificate_of_its_server(
+    fl_app: Command, fed: DeployFolder, caller: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, foreign = Pair(fed.authority.read_bytes(), fed.authority_key.read_bytes()), certificates.new_authority(365)
+    with monkeypatch.context() as earlier:
+        days_ago(40, earlier)
+        expired = certificates.new_server(own, [], 10)
+    with monkeypatch.context() as later:
+        days_ago(-40, later)
+        coming = certificates.new_server(own, [], 10)
+    good = certificates.new_server(own, [], 10)
+    for pair, host, told in (
+        (expired, "127.0.0.1", "the server's certificate has expired: "),
+        (coming, "127.0.0.1", "the server's certificate is of the future: "),
+        (certificates.new_server(foreign, [], 10), "127.0.0.1", "is not of the authority in ca.crt ("),
+        (good, "127.0.0.2", "the server's certificate is for others (IP address mismatch"),
+    ):
+        with serving_tls(pair, caller, host) as port:
+            assert told in failure(fl_app(*node_words(superlink=f"{host}:{port}")))
+    with serving_tls(good, caller) as port:
+        link.check_tls(f"127.0.0.1:{port}", fed.authority, "--superlink")
 
 
 def test_what_flower_says_of_an_ended_node_is_told_as_what_to_do() -> None:

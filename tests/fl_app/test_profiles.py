@@ -9,7 +9,10 @@ from flwr.common.config import parse_config_args
 from flwr.proto.federation_config_pb2 import SimulationConfig
 from flwr.supercore.utils import simulation_config_from_json
 
-from fl_app.profiles import PROFILE_FILE, Profile, federation_config, flower_config, load_profile
+from fl_app.caller import CALLER
+from fl_app.config import RunConfig
+from fl_app.job import new_job
+from fl_app.profiles import PROFILE_FILE, Profile, chosen_profile, federation_config, flower_config, load_profile
 
 MINE = """
 [superlink]
@@ -85,6 +88,21 @@ def test_the_number_of_nodes_can_be_overridden_in_a_simulation_only(tmp_path: Pa
         simulation.with_num_supernodes(0)
     with pytest.raises(ValueError, match="deployment"):
         load_profile("deployment", tmp_path).with_num_supernodes(3)
+
+
+def test_a_run_that_is_resumed_goes_on_where_it_was_unless_a_profile_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(CALLER, "")
+    fed, elsewhere, run = (tmp_path / name for name in ("fed", "elsewhere", "run"))
+    for folder in (fed, elsewhere, run):
+        folder.mkdir()
+    write(fed, "[superlink.deployment]\naddress = 'fl.example.org:8000'\n")
+    config = RunConfig.parse({"data": "csv", "out": str(run)})
+    new_job(config, chosen_profile("deployment", None, elsewhere, fed), "flower", elsewhere)
+    resumed = chosen_profile(None, None, elsewhere, resume=run)
+    assert (resumed.name, resumed.connection["address"]) == ("deployment", "fl.example.org:8000")
+    assert chosen_profile("simulation", None, elsewhere, resume=run).is_local
 
 
 def test_flower_reads_the_connection_that_is_rendered(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ def summary(**changes: Any) -> dict[str, Any]:
         "metrics": {"accuracy": 0.97654, "log_loss": 0.1, "auc": None},
         "metrics_on": "server",
         "baselines": None,
+        "params_sha256": "0" * 64,
         "out": "/data/caller/runs/1",
     } | changes
 
@@ -31,6 +32,20 @@ def test_the_end_is_told_with_its_metrics_and_where_everything_is() -> None:
         "accuracy 0.977  log_loss 0.100  (server's test rows)",
         "results in runs/1; report.html shows them",
     ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"status": "failed", "stop_reason": "error"}, True),
+        ({"status": "stopped", "stop_reason": "interrupted"}, True),
+        ({"status": "failed", "stop_reason": "error", "params_sha256": None}, False),
+        ({}, False),
+    ],
+)
+def test_a_run_that_broke_off_with_a_checkpoint_says_how_to_go_on(changes: dict[str, Any], told: bool) -> None:
+    said = closing_lines(summary(**{**changes, "out": "/data/caller/my runs/1"}), HERE)
+    assert ("go on with: fl-app run --resume 'my runs/1'" in said) is told
 
 
 BASELINES = {

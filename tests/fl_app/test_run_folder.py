@@ -2,6 +2,8 @@
 
 import json
 import stat
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fl_app import run_folder
 from fl_app.config import RunConfig
 from fl_app.errors import Refused
 from fl_app.run_folder import RunFolder, default_folder, write_atomically
@@ -150,6 +153,30 @@ def test_only_its_owner_opens_the_folder_of_a_run(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "runs/one")
     folder.create()
     assert stat.S_IMODE(folder.path.stat().st_mode) == 0o700
+
+
+def test_a_server_app_waits_for_the_one_before_it_and_no_two_write_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_folder, "_STOPPED_WITHIN_S", 0.5)
+    folder, entered = RunFolder(tmp_path), []
+    assert not folder.is_served()
+    with folder.served():
+        assert folder.is_served()
+        with pytest.raises(Refused, match=f"the run is still going on: {tmp_path}: wait for its end"), folder.served():
+            pass
+
+        def enter() -> None:
+            with folder.served():
+                entered.append(folder.is_served())
+
+        following = threading.Thread(target=enter)
+        following.start()
+        time.sleep(0.2)
+        assert not entered
+    following.join(10)
+    assert entered == [True]
+    assert not folder.is_served()
 
 
 def test_a_folder_of_data_is_refused_untouched(tmp_path: Path) -> None:

@@ -98,6 +98,14 @@ def test_a_program_that_ends_takes_its_orphans_with_it(tmp_path: Path, watched: 
         assert not is_alive(orphan)
 
 
+def test_a_program_that_was_killed_is_told_from_one_that_failed(tmp_path: Path, watched: set[int]) -> None:
+    with kept_program(tmp_path, "wait") as kept:
+        program, _ = pids_of_program(tmp_path, watched)
+        os.kill(program, signal.SIGKILL)
+        wait_for(lambda: kept.exit_status() is not None, "the keeper ends with its program")
+        assert kept.exit_status() == 128 + signal.SIGKILL
+
+
 def test_the_tree_dies_with_an_owner_that_was_killed(tmp_path: Path, watched: set[int]) -> None:
     (tmp_path / "scratch").mkdir()
     (tmp_path / "scratch" / "state").touch()

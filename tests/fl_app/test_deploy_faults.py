@@ -1,0 +1,234 @@
+"""Faults of a real deployment: processes that are killed or hang, networks that are cut. It takes minutes."""
+
+import os
+import select
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from deployment import Federation, federation_of, member, wait_for
+
+from fl_app.kept_process import descendants
+from fl_app.run_folder import RunFolder
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
+
+SITES = ("north", "south", "west")
+MISSED_S = 60.0  # Flower calls a node dead that has missed two heartbeats
+SLOW_S = 60.0  # what else may take its time on a busy machine
+
+
+@pytest.fixture
+def federation(tmp_path: Path) -> Iterator[Federation]:
+    """A server, with three sites whose keys it knows."""
+    with federation_of(tmp_path, *SITES) as made:
+        made.serve()
+        made.call("deploy", "register", "fed", *SITES)
+        yield made
+
+
+def dropped(line: dict[str, Any]) -> dict[str, str]:
+    """{client: reason} of a line of rounds.jsonl."""
+    return {drop["client"]: drop["reason"] for drop in line["dropped"]}
+
+
+def log_of(federation: Federation, site: str) -> str:
+    return (federation.path / "fed" / "state" / "nodes" / site / "supernode.log").read_text()
+
+
+# ----------------------------------------------------------------------------------------------------- nodes that end
+
+
+def test_the_survivors_of_a_killed_node_go_on_in_bounded_time_and_it_may_come_back_until_its_key_is_withdrawn(
+    federation: Federation,
+) -> None:
+    nodes = {site: federation.node(site) for site in SITES}
+    federation.wait_until_ready(*nodes.values())
+    run = federation.run("--out", "results", rounds=10, num_clients=3)
+    federation.wait_for_round(1, run)
+    os.kill(member(nodes["west"], "flower-supernode"), signal.SIGKILL)
+    assert nodes["west"].wait(30) == 1
+    assert "error: the SuperNode was killed: " in federation.output(nodes["west"])[1]
+    federation.wait_for_round(2, run, MISSED_S + SLOW_S)
+    federation.wait_for_round(3, run)
+    missed = [line for line in federation.rounds() if "west" in dropped(line)]
+    assert [(line["good"], dropped(line)) for line in missed] == [(2, {"west": "timeout"})] * len(missed)
+    assert missed[0]["round"] in (2, 3)
+    assert missed[0]["seconds"]["total"] < MISSED_S + SLOW_S
+
+    nodes["west"] = federation.node("west")
+    federation.wait_until_ready(nodes["west"])
+    assert run.wait(300) == 0
+    *_, last = federation.rounds()
+    assert (last["round"], last["expected_clients"], last["good"]) == (10, 3, 3)
+
+    (west,) = [node["id"] for node in federation.status() if node["name"] == "west"]
+    environment = {**federation.environment, "FLWR_HOME": str(federation.path / "fed" / "state" / "cli")}
+    withdraw = [sys_script("flwr"), "supernode", "unregister", west, "deployment"]
+    subprocess.run(withdraw, env=environment, check=True, capture_output=True, timeout=60)
+    assert nodes["west"].wait(MISSED_S) == 1
+    assert "its key was withdrawn at the server" in federation.output(nodes["west"])[1].splitlines()[-1]
+    refused = federation.call(
+        *("deploy", "node", "fed", "west", "--superlink", f"127.0.0.1:{federation.port}"),
+        *("--data", "west.csv", "--label", "outcome"),
+        status=1,
+    )
+    assert "error: the SuperLink does not know this node's key: " in refused.stderr
+
+
+def sys_script(name: str) -> str:
+    """One of Flower's programs, as installed with this Python."""
+    from fl_app.superlink import flower_environment
+
+    folder = flower_environment(Path())["PATH"].split(os.pathsep)[0]
+    return str(Path(folder) / name)
+
+
+# --------------------------------------------------------------------------------- nodes that hang, networks that fail
+
+
+class Cable:
+    """Passes TCP connections on to a port of this machine until it is cut: then nothing goes through, and nobody is
+    told."""
+
+    def __init__(self, port: int) -> None:
+        self._target = port
+        self._whole = threading.Event()
+        self._whole.set()
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._server.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self) -> None:
+        """From now on nothing passes."""
+        self._whole.clear()
+
+    def mend(self) -> None:
+        """What waited passes, and all that follows."""
+        self._whole.set()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self._server.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._carry, args=(near,), daemon=True).start()
+
+    def _carry(self, near: socket.socket) -> None:
+        self._whole.wait()
+        try:
+            with near, socket.create_connection(("127.0.0.1", self._target)) as far:
+                other = {near: far, far: near}
+                while True:
+                    for end in select.select([near, far], [], [])[0]:
+                        data = end.recv(65536)
+                        self._whole.wait()
+                        if not data:
+                            return
+                        other[end].sendall(data)
+        except OSError:
+            return
+
+    def close(self) -> None:
+        self._server.close()
+        self._whole.set()
+
+
+def test_a_node_that_hangs_and_one_whose_network_is_cut_cost_a_timeout_a_round_and_come_back(
+    federation: Federation,
+) -> None:
+    cable = Cable(federation.port)
+    try:
+        nodes = {site: federation.node(site) for site in ("north", "south")}
+        nodes["west"] = federation.node("west", f"127.0.0.1:{cable.port}")
+        federation.wait_until_ready(*nodes.values())
+        timeout_s = 25
+        run = federation.run("--out", "results", rounds=40, num_clients=3, min_clients=1, round_timeout_s=timeout_s)
+        federation.wait_for_round(1, run)
+        hung = [nodes["south"].pid, *(each.pid for each in descendants(nodes["south"].pid))]
+        for pid in hung:
+            os.kill(pid, signal.SIGSTOP)
+        cable.cut()
+        began = time.monotonic()
+
+        def missed() -> bool:
+            return {node["name"]: node["status"] for node in federation.status()} == {
+                "north": "online",
+                "south": "offline",
+                "west": "offline",
+            }
+
+        wait_for(missed, "both are missed", MISSED_S + SLOW_S)
+        alone = len(federation.rounds()) + 1
+        federation.wait_for_round(alone + 1, run)
+        for line in federation.rounds():
+            assert line["seconds"]["total"] < timeout_s + SLOW_S
+            assert set(dropped(line)) <= {"south", "west"}
+            assert set(dropped(line).values()) <= {"timeout"}
+        assert (federation.rounds()[alone]["expected_clients"], federation.rounds()[alone]["good"]) == (1, 1)
+        assert time.monotonic() - began > MISSED_S
+
+        for pid in hung:
+            os.kill(pid, signal.SIGCONT)
+        cable.mend()
+        wait_for(lambda: federation.rounds()[-1]["good"] == 3, "all three are back", 240)
+        run.send_signal(signal.SIGTERM)
+        assert run.wait(60) == 143
+    finally:
+        cable.close()
+
+
+# -------------------------------------------------------------------------------------------- the server's processes
+
+
+def test_a_run_that_was_killed_interrupted_or_deserted_goes_on_to_the_model_of_an_uninterrupted_run(
+    federation: Federation,
+) -> None:
+    keys = {"rounds": 5, "num_clients": 3, "strategy": "compressed-fedavg", "local_epochs": 2, "min_clients": 3}
+    keys["strategy_args"] = "top-k=0.5 bits=8"  # what was left out of an update is kept at its client
+    server, folder = federation.started[0], RunFolder(federation.results)
+    federation.wait_until_ready(*[federation.node(site) for site in SITES])
+
+    run = federation.run("--out", "results", **keys)
+    federation.wait_for_round(1, run)
+    os.kill(member(server, "flwr-serverapp"), signal.SIGKILL)
+    assert run.wait(30) == 1
+    said, error = (text.splitlines()[-1] for text in federation.output(run))
+    assert said == "go on with: fl-app run --resume results"
+    what = "the ServerApp ended without a result: it was killed, or crashed"
+    assert error == f"error: the run failed: {federation.results}: {what}"
+
+    run = federation.run("--resume", "results")
+    federation.wait_for_round(2, run)
+    run.send_signal(signal.SIGINT)
+    assert run.wait(30) == 130
+    assert federation.output(run)[0].splitlines()[-1] == "go on with: fl-app run --resume results"
+    assert (federation.summary()["status"], federation.summary()["stop_reason"]) == ("stopped", "interrupted")
+    assert not folder.is_served()
+
+    run = federation.run("--resume", "results")
+    federation.wait_for_round(3, run)
+    run.kill()  # nobody follows the run any more, and it goes on
+    run.wait(30)
+    refused = federation.call("run", "--resume", "results", status=2)
+    assert refused.stderr.startswith(f"error: the run is still going on: {federation.results}: wait for its end, or ")
+    os.kill(member(server, "flwr-serverapp"), signal.SIGTERM)
+    wait_for(lambda: not folder.is_served(), "its end")
+
+    played = len(federation.rounds())
+    done = federation.call("run", "--resume", "results")
+    assert done.returncode == 0
+    summary = federation.summary()
+    assert summary["resumed_from"] in (played - 1, played)
+    assert [line["round"] for line in federation.rounds()] == [1, 2, 3, 4, 5]
+    assert summary["dropped"] == 0
+    assert summary["params_sha256"] == federation.simulated(**keys)["params_sha256"]
+    for site in SITES:
+        assert "is lost" not in log_of(federation, site)
