@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from importlib.metadata import version
 from itertools import accumulate, pairwise
 from logging import INFO, WARNING
 from typing import Any, cast
@@ -39,6 +40,12 @@ from tasks.data.moments import Moments
 from tasks.data.table import Columns
 
 QUERY = "query.enrol"
+VERSIONS: Mapping[str, int | str] = {
+    "wire": wire.VERSION,
+    "app": __version__,
+    "flwr": ".".join(version("flwr").split(".")[:2]),
+}
+"""What has to be the same at the server and at all nodes; of Flower the numbers that its interfaces go by."""
 POLL_S = 0.1
 ASKED_AT_MOST = 3
 MOST_EXAMPLES = 2**40  # of one client: sums over a million clients still fit an int64
@@ -60,7 +67,7 @@ def answer(config: RunConfig, node_config: Any, question: RecordDict) -> RecordD
 
     Raises Declined where the site's policy forbids the run.
     """
-    versions = ConfigRecord({"wire": wire.VERSION, "app": __version__})
+    versions = ConfigRecord({**VERSIONS})
     asked = wire.read_config(question)
     if (asked["wire"], asked["app"]) != (wire.VERSION, __version__):
         return RecordDict({"versions": versions})
@@ -105,8 +112,7 @@ def _withhold(told: ConfigRecord, policy: Policy) -> None:
 
 def declined() -> RecordDict:
     """The answer of a node whose site's policy forbids the run, which says no more than that."""
-    versions = ConfigRecord({"wire": wire.VERSION, "app": __version__})
-    return RecordDict({"versions": versions, "declined": ConfigRecord({"declined": True})})
+    return RecordDict({"versions": ConfigRecord({**VERSIONS}), "declined": ConfigRecord({"declined": True})})
 
 
 def descriptions_record(told: Mapping[str, Description]) -> dict[str, Any]:
@@ -248,8 +254,7 @@ class Enrolment:
         new = [n for n in sorted(connected) if n not in waiting and self._asked.get(n, 0) < ASKED_AT_MOST]
         agreed = self.design is not None
         declared = eligibility.question(self.design) if self.private and self.design is not None else {}
-        versions = {"wire": wire.VERSION, "app": __version__}
-        asked = {**versions, "job": self.job, "agreed": agreed, **named(self.variant), **declared}
+        asked = {**VERSIONS, "job": self.job, "agreed": agreed, **named(self.variant), **declared}
         config = ConfigRecord(asked)
         messages = [Message(RecordDict({"config": config}), node, QUERY) for node in new]
         delivered = set(grid.push_messages(messages)) if messages else set()
@@ -336,8 +341,8 @@ class _Entry:
         `declared` is the design of a run that promises privacy.
         """
         versions = wire.get_record(content, "versions", ConfigRecord)
-        for name, key, here in (("fl-app", "app", __version__), ("wire format", "wire", wire.VERSION)):
-            if versions.get(key) != here:
+        for name, key in (("fl-app", "app"), ("wire format", "wire"), ("Flower", "flwr")):
+            if versions.get(key) != (here := VERSIONS[key]):
                 there = versions.get(key)
                 raise wire.WireError(f"{name} {there!s} there, {here} here: install the same version on both")
         if "declined" in content:

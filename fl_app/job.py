@@ -87,6 +87,7 @@ def resumed_job(path: Path, texts: Mapping[str, str], profile: Profile, engine: 
     check_engine(profile, engine)
     folder = RunFolder(path.expanduser().resolve())
     checkpoint = Checkpoint.read(folder.checkpoint)
+    folder.wait_until_unserved()  # a deployment's run goes on though nobody waits for it
     if others := sorted(set(texts) - {"rounds"}):
         raise Refused(f"-c {others[0]}", f"--resume {path}", "a resumed run takes all but rounds from its folder")
     config = RunConfig.parse_texts(texts, checkpoint.config.values())
@@ -107,7 +108,6 @@ def run_job(job: Job, on_line: OnLine) -> tuple[dict[str, Any], int]:
     """
     began = time.monotonic()
     with job.folder.locked():
-        job.folder.wait_until_unserved()
         earlier_s = _rewind(job.folder) if job.config.resume else 0.0
         summary, status = _inline(job, on_line) if job.engine == "inline" else _on_flower(job, on_line)
         rounds_s = summary["seconds"]["rounds"]

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -39,6 +40,7 @@ from tasks.data.table import Columns, Division
 Make = Callable[..., Any]
 Change = Callable[[RecordDict, int], None]
 QUICK = 0.3
+FLOWER = ".".join(version("flwr").split(".")[:2])
 MISFIT = 1  # the partition id of the node that answers wrongly
 
 
@@ -123,7 +125,7 @@ def test_a_server_of_another_version_is_told_the_version_and_nothing_else(
 ) -> None:
     content = enrolment.answer(small_config(), NODE, question(**other))
     assert list(content) == ["versions"]
-    assert dict(content["versions"]) == {"wire": wire.VERSION, "app": __version__}
+    assert dict(content["versions"]) == {"wire": wire.VERSION, "app": __version__, "flwr": FLOWER}
 
 
 def test_clients_with_too_few_rows_send_no_moments(small_config: Make) -> None:
@@ -354,6 +356,10 @@ def other_wire(content: RecordDict) -> None:
     content["versions"]["wire"] = wire.VERSION + 1
 
 
+def other_flower(content: RecordDict) -> None:
+    content["versions"]["flwr"] = "1.40"
+
+
 MISMATCHES = {
     "another column": (columns(replace_column), ["01", "03", "'blood pressure' is none of the others': rename"]),
     "a column less": (without_last_column, ["01", "03", "no column 'x2', which the others have", "add it"]),
@@ -365,6 +371,7 @@ MISMATCHES = {
         ["01", "03", "is a number, that of the others whole numbers", "alike"],
     ),
     "another version": (other_app, ["node", "9.9.9 there", f"{__version__} here", "same version"]),
+    "another Flower": (other_flower, ["node", "Flower 1.40 there", f"{FLOWER} here", "same version"]),
     "another wire format": (other_wire, ["node", f"wire format {wire.VERSION + 1}", "same version"]),
 }
 

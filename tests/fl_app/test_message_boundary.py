@@ -11,10 +11,11 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from hospitals import patients, write_csv
 from private_runs import FOUR, Exchanged, private_run
 
-from fl_app import __version__, client_app
+from fl_app import client_app
 from fl_app.assembly import declared_design
 from fl_app.caller import CALLER
 from fl_app.checkpoint import Checkpoint
+from fl_app.enrolment import VERSIONS
 from fl_app.inline import InlineGrid
 from fl_app.site import Common
 from strategies import STRATEGIES, wire
@@ -127,7 +128,7 @@ def test_replies_hold_what_they_must_and_nothing_else(tmp_path, keys, name, fold
 def check_enrolled(reply):
     content = said(reply)
     assert set(reply.content) == set(content) == {"versions", "eligibility"}
-    assert content["versions"] == {"wire": wire.VERSION, "app": __version__}
+    assert content["versions"] == VERSIONS
     verdict = content["eligibility"]
     assert set(verdict) == {"clients", "eligible", "schema-sha256"}
     assert set(verdict["clients"]) < set(CLIENTS)
@@ -235,11 +236,10 @@ def test_a_server_that_asks_for_metrics_with_the_updates_gets_updates_alone(node
 
 def test_a_server_that_asks_for_descriptions_of_the_rows_gets_verdicts_or_an_error(node):
     ask, _, config = node
-    versions = {"wire": wire.VERSION, "app": __version__}
     for question in (
-        {**versions, "agreed": False},
-        {**versions, "agreed": True},
-        {**versions, "agreed": False, "design": b"nonsense"},
+        {**VERSIONS, "agreed": False},
+        {**VERSIONS, "agreed": True},
+        {**VERSIONS, "agreed": False, "design": b"nonsense"},
     ):
         reply = ask("query.enrol", config=ConfigRecord(question))
         assert reply.has_error()
