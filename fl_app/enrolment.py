@@ -40,11 +40,8 @@ from tasks.data.moments import Moments
 from tasks.data.table import Columns
 
 QUERY = "query.enrol"
-VERSIONS: Mapping[str, int | str] = {
-    "wire": wire.VERSION,
-    "app": __version__,
-    "flwr": ".".join(version("flwr").split(".")[:2]),
-}
+FLOWER = ".".join(version("flwr").split(".")[:2])
+VERSIONS: Mapping[str, int | str] = {"wire": wire.VERSION, "app": __version__, "flwr": FLOWER}
 """What has to be the same at the server and at all nodes; of Flower the numbers that its interfaces go by."""
 POLL_S = 0.1
 ASKED_AT_MOST = 3
