@@ -13,8 +13,10 @@ from runs import run
 from safetensors.numpy import load_file
 from scipy.stats import chi2
 
+from fl_app import server_app
 from fl_app.caller import CALLER
 from fl_app.checkpoint import Checkpoint
+from fl_app.config import KEYS
 from fl_app.errors import Refused
 from fl_app.job import resumed_job
 from fl_app.profiles import load_profile
@@ -178,7 +180,10 @@ def test_raising_the_rounds_of_a_run_that_has_spent_its_target_gives_no_round_mo
     ],
     ids=str,
 )
-def test_a_resume_with_another_mechanism_than_the_ledgers_is_refused_and_spends_nothing(tmp_path, changes, what):
+def test_a_resume_with_another_mechanism_than_the_ledgers_is_refused_and_spends_nothing(
+    tmp_path, changes, what, monkeypatch
+):
+    monkeypatch.setattr(server_app, "MAY_CHANGE", frozenset(KEYS))  # else the keys are refused before it is read
     private_run(tmp_path / "out", "dp-fedavg", rounds=2)
     before = (tmp_path / "out" / "ledger.jsonl").read_bytes()
     with pytest.raises(Refused, match=r"^the ledger does not fit: .*is the ledger of another mechanism") as refused:
