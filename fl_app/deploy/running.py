@@ -22,6 +22,8 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 IsReady = Callable[[str], bool]
 """Whether the program serves; gets what it has logged so far."""
+GivesUp = Callable[[str], bool]
+"""Whether a line of its log says that the program has given up, though it goes on running."""
 Explain = Callable[[str, int], Failed]
 """The error for a program that ended by itself: from what it logged and its exit status."""
 
@@ -35,8 +37,9 @@ def run_until_stopped(
     is_ready: IsReady,
     on_ready: Callable[[], None],
     explain: Explain,
+    gives_up: GivesUp = lambda line: False,
 ) -> None:
-    """Run it until Ctrl-C or SIGTERM, or until it ends; no process is left then.
+    """Run it until Ctrl-C or SIGTERM, or until it ends or gives up; no process is left then.
 
     It is asked to end first and killed after a while. Should this process be killed, the kernel ends the program.
     Raises Refused where it runs already, and what `is_ready` raises or `explain` makes of an end that nobody wanted.
@@ -49,7 +52,8 @@ def run_until_stopped(
                 _wait(kept, lambda: is_ready(_logged(log_path, began)))
                 if kept.exit_status() is None:
                     on_ready()
-                _wait(kept, lambda: False)
+                lines = _NewLines(log_path)
+                _wait(kept, lambda: any(map(gives_up, lines.read())))
             except (KeyboardInterrupt, Terminated):
                 _ask_to_end(kept)
                 return
@@ -68,6 +72,23 @@ def _ask_to_end(kept: KeptProcess) -> None:
         os.kill(tree[0].pid, signal.SIGTERM)
     deadline = time.monotonic() + _GRACE_S
     _wait(kept, lambda: time.monotonic() > deadline)
+
+
+class _NewLines:
+    """What is appended to a log from now on."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._seen = path, path.stat().st_size
+
+    def read(self) -> list[str]:
+        """The whole lines since the last call; what is cut off a log that is rotated is not missed."""
+        with self._path.open("rb") as log:
+            self._seen = min(self._seen, log.seek(0, os.SEEK_END))
+            log.seek(self._seen)
+            text = log.read()
+        whole = text[: text.rfind(b"\n") + 1]
+        self._seen += len(whole)
+        return whole.decode(errors="replace").splitlines()
 
 
 def _logged(path: Path, began: int) -> str:

@@ -25,6 +25,7 @@ from fl_app.site import own_file
 
 Say = Callable[[str], None]
 
+_HANDSHAKE_FAILED = "SSL/TLS handshake error detected"  # Flower's words
 _LOCKED_S = 2.0  # so long a database may be busy
 
 
@@ -138,6 +139,8 @@ def run_node(folder: DeployFolder, settings: NodeSettings, *, say: Say, on_ready
         is_ready=lambda log: "SuperNode ID: " in log,
         on_ready=on_ready,
         explain=lambda log, status: why_the_node_ended(folder, settings, log_path, log, status),
+        # Flower tries again for ever, but not where a connection is made and the other side then says nothing.
+        gives_up=lambda line: _HANDSHAKE_FAILED in line,
     )
 
 
@@ -197,6 +200,9 @@ def why_the_node_ended(folder: DeployFolder, settings: NodeSettings, log_path: P
     if "CERTIFICATE_VERIFY_FAILED" in log:
         remedy = "get ca.crt from the coordinator of this server"
         return Failed("the server's certificate is not accepted", str(folder.authority), remedy)
+    if _HANDSHAKE_FAILED in log:
+        remedy = "start it again; it does so by itself as a systemd unit (fl-app deploy systemd)"
+        return Failed("the SuperLink accepted a connection and then said nothing", settings.superlink, remedy)
     if "terminated gracefully" in log:  # its answer to an interrupt, which it also sends itself
         remedy = "its key was withdrawn at the server (register it again to go on), or somebody stopped it"
         return Failed("the SuperNode ended by itself", str(log_path), remedy)

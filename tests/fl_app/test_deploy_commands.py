@@ -32,8 +32,9 @@ from fl_app.deploy import certificates, link, records, serving
 from fl_app.deploy.certificates import Pair
 from fl_app.deploy.failure import Failed
 from fl_app.deploy.folder import DeployFolder, deploy_folder
-from fl_app.deploy.programs import NodeSettings, config_text, free_port, supernode
+from fl_app.deploy.programs import NodeSettings, Program, config_text, free_port, supernode
 from fl_app.deploy.records import recorded
+from fl_app.deploy.running import run_until_stopped
 
 
 @pytest.fixture
@@ -277,8 +278,8 @@ def test_what_flower_says_of_an_ended_node_is_told_as_what_to_do() -> None:
     folder = DeployFolder(Path("/fed"))
     settings = NodeSettings("north", "fl.example.org:8443", Path("north.csv"), "outcome", "north")
 
-    def why(log: str) -> str:
-        found = serving.why_the_node_ended(folder, settings, Path("/fed/log"), log, 1)
+    def why(log: str, status: int = 1) -> str:
+        found = serving.why_the_node_ended(folder, settings, Path("/fed/log"), log, status)
         assert isinstance(found, Failed)
         return str(found)
 
@@ -286,8 +287,28 @@ def test_what_flower_says_of_an_ended_node_is_told_as_what_to_do() -> None:
     assert "wants a key" in why("[code: 2001] SuperNode authentication is enabled.")
     assert "set both clocks" in why("Client error '401 Unauthorized' for url")
     assert "its key was withdrawn" in why("INFO: SuperNode terminated gracefully.\nINFO: Shutting down")
+    assert "accepted a connection and then said nothing" in why("ERROR: SSL/TLS handshake error detected.\nx")
+    assert "the SuperNode was killed: /fed/log: " in why("INFO: x", 137)
     assert "get ca.crt" in why("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed")
     assert "the SuperNode ended (exit status 1): /fed/log: Port taken." in why("INFO: x\nPort taken.\n\n")
+
+
+def test_a_program_that_gives_up_and_does_not_end_is_ended(tmp_path: Path) -> None:
+    script = "import time\nprint('on', flush=True)\ntime.sleep(0.5)\nprint('I give up', flush=True)\ntime.sleep(600)"
+    ready: list[float] = []
+    with pytest.raises(Failed, match="ended"):
+        run_until_stopped(
+            Program((sys.executable, "-c", script), os.environ),
+            tmp_path,
+            tmp_path / "log",
+            about={},
+            is_ready=lambda log: "on\n" in log,
+            on_ready=lambda: ready.append(time.monotonic()),
+            explain=lambda log, status: Failed("ended", "here", "again"),
+            gives_up=lambda line: line == "I give up",
+        )
+    assert time.monotonic() - ready[0] < 60
+    assert records.read_record(tmp_path) is None
 
 
 # ------------------------------------------------------------------------------------------------- what Flower gets

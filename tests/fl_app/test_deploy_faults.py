@@ -1,5 +1,6 @@
 """Faults of a real deployment: processes that are killed or hang, networks that are cut. It takes minutes."""
 
+import contextlib
 import os
 import select
 import signal
@@ -94,51 +95,46 @@ def sys_script(name: str) -> str:
 
 
 class Cable:
-    """Passes TCP connections on to a port of this machine until it is cut: then nothing goes through, and nobody is
-    told."""
+    """Passes TCP connections on to a port of this machine. Once it is cut, what is open hangs and nothing new gets
+    through."""
 
     def __init__(self, port: int) -> None:
         self._target = port
         self._whole = threading.Event()
-        self._whole.set()
-        self._server = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._server.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._near: socket.socket
+        self.port = 0
+        self.mend()
 
     def cut(self) -> None:
-        """From now on nothing passes."""
         self._whole.clear()
+        self.close()
 
     def mend(self) -> None:
-        """What waited passes, and all that follows."""
+        self._near = socket.create_server(("127.0.0.1", self.port))
+        self.port = self._near.getsockname()[1]
         self._whole.set()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                near, _ = self._server.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._carry, args=(near,), daemon=True).start()
-
-    def _carry(self, near: socket.socket) -> None:
-        self._whole.wait()
-        try:
-            with near, socket.create_connection(("127.0.0.1", self._target)) as far:
-                other = {near: far, far: near}
-                while True:
-                    for end in select.select([near, far], [], [])[0]:
-                        data = end.recv(65536)
-                        self._whole.wait()
-                        if not data:
-                            return
-                        other[end].sendall(data)
-        except OSError:
-            return
+        threading.Thread(target=self._accept, args=(self._near,), daemon=True).start()
 
     def close(self) -> None:
-        self._server.close()
-        self._whole.set()
+        with contextlib.suppress(OSError):
+            self._near.shutdown(socket.SHUT_RDWR)  # a thread that waits in accept() does not notice close()
+        self._near.close()
+
+    def _accept(self, server: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                end, _ = server.accept()
+                threading.Thread(target=self._carry, args=(end,), daemon=True).start()
+
+    def _carry(self, near: socket.socket) -> None:
+        with contextlib.suppress(OSError), near, socket.create_connection(("127.0.0.1", self._target)) as far:
+            other = {near: far, far: near}
+            while True:
+                for end in select.select([near, far], [], [])[0]:
+                    self._whole.wait()
+                    if not (data := end.recv(65536)):
+                        return
+                    other[end].sendall(data)
 
 
 def test_a_node_that_hangs_and_one_whose_network_is_cut_cost_a_timeout_a_round_and_come_back(
