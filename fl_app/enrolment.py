@@ -48,10 +48,7 @@ ASKED_AT_MOST = 3
 MOST_EXAMPLES = 2**40  # of one client: sums over a million clients still fit an int64
 LARGEST_MOMENT = 1e60  # their squares still add up; NaN and infinity are refused by Moments
 
-_UNSIGNED = (
-    "it does not run this bundle, as no key that it trusts has signed it: "
-    "have the site sign it (fl-app deploy trust sign), then accept its .sig here"
-)
+_UNSIGNED = "it does not run this bundle, which no key that it trusts has signed: see fl-app deploy trust"
 _COLUMNS = TypeAdapter(Columns)
 _MISSING = TypeAdapter(list[tuple[str, ...]])
 
