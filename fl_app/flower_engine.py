@@ -101,7 +101,7 @@ def play_on_flower(
                     attach(run_id)
                 _follow(output, flwr, superlink, signals)
         except Failed as failure:
-            _stop_run(output, log, profile, home, signals)
+            _stop_run(output, log, profile, home, signals, _ASK_TIMEOUT_S)
             return Outcome(finished=False, error=str(failure))
         except (SuperLinkError, _RunDiedError) as death:
             error = str(death)
@@ -111,7 +111,7 @@ def play_on_flower(
             log.append(superlink.log_path)
         reason = log.reason() or error
         if superlink is None and (signals.came() or error):
-            _stop_run(output, log, profile, home, signals)
+            _stop_run(output, log, profile, home, signals, _STOP_RUN_TIMEOUT_S)
         if signals.first is not None:
             return Outcome(finished=False, interrupted=signals.first)
         return Outcome(finished=False, error=reason or _no_result(profile, log, home, signals))
@@ -179,13 +179,15 @@ def _follow(output: "Output", flwr: KeptProcess, superlink: LocalSuperLink | Non
     output.pass_on()
 
 
-def _stop_run(output: "Output", log: "_Log", profile: Profile, home: Path, signals: "_StopSignals") -> None:
+def _stop_run(
+    output: "Output", log: "_Log", profile: Profile, home: Path, signals: "_StopSignals", timeout_s: float
+) -> None:
     """Ask a SuperLink that is not ours to stop the run; a second signal ends the wait for it."""
     if (run_id := log.run_id()) is None:
         return
     with _flwr(["stop", run_id, profile.name], home, log.path) as stop:
-        _wait(stop, _STOP_RUN_TIMEOUT_S, give_up=lambda: signals.count >= 2)
-    deadline_s = time.monotonic() + _STOP_RUN_TIMEOUT_S
+        _wait(stop, timeout_s, give_up=lambda: signals.count >= 2)
+    deadline_s = time.monotonic() + timeout_s
     while output.is_served() and time.monotonic() < deadline_s and signals.count < 2:
         time.sleep(_POLL_S)
 

@@ -29,6 +29,7 @@ ERROR_REASONS: Mapping[int, DropReason] = {
     ErrorCode.NODE_UNAVAILABLE: "timeout",
     ErrorCode.MESSAGE_UNAVAILABLE: "timeout",
     ErrorCode.REPLY_MESSAGE_UNAVAILABLE: "timeout",
+    ErrorCode.INVALID_FAB: "declined",  # the bundle is not signed by anybody whom the node trusts
 }
 
 

@@ -303,11 +303,16 @@ def test_a_nodes_own_key_signs_no_bundles(fl_app: Command, north: DeployFolder) 
 # --------------------------------------------------------------------------------------------- signatures go with runs
 
 
+def opened(database: Path) -> Any:
+    """The state of a SuperLink, made where there is none."""
+    database.parent.mkdir(parents=True, exist_ok=True)
+    path = str(database)
+    return LinkStateFactory(path, NoOpFederationManager(), ObjectStoreFactory(path)).state()
+
+
 def superlink_with_a_run(fed: DeployFolder, sent: bytes) -> tuple[Any, str]:
     """The SuperLink's database after a run of this bundle was started, and the run's id."""
-    fed.make(fed.server_state)
-    path = str(fed.database)
-    state = LinkStateFactory(path, NoOpFederationManager(), ObjectStoreFactory(path)).state()
+    state = opened(fed.database)
     digest = state.store_fab(Fab("", sent, {}))
     run = state.create_run("fl-app/fl-app", "1", digest, {}, NOOP_FEDERATION_ID, None, "none", TaskType.SERVER_APP)
     return state, str(run)
@@ -370,6 +375,24 @@ def test_the_coordinator_is_told_which_node_does_not_run_the_bundle(small_config
     )
 
 
+class Repinned(InlineGrid):
+    """The first node was restarted with other keys once it had enrolled."""
+
+    def _work(self, message: Message) -> Message:
+        reply = super()._work(message)
+        first = message.metadata.dst_node_id == next(iter(self.get_node_ids()))
+        if first and message.metadata.message_type == "train":
+            return Message(FAB_VERIFICATION_ERROR, reply_to=message)
+        return reply
+
+
+def test_a_node_that_refuses_the_bundle_in_a_round_has_declined(serve: Callable[..., Any]) -> None:
+    run = serve(grid=Repinned, rounds=1)
+    (report,) = run.folder.read_rounds()
+    assert {each.reason for each in report.dropped} == {"declined"}
+    assert run.summary["client_updates"] == 2
+
+
 # ------------------------------------------------------------------------------------------------ on real programs
 
 LEAVES_A_TRACE = """
@@ -429,6 +452,18 @@ def test_sites_that_pinned_a_bundle_refuse_another_unseen_and_train_on_theirs(fe
     assert [name for name, home in homes.items() if (home / "imported").exists()] == ["any"]
     assert [name for name, home in homes.items() if (home / "apps").exists()] == ["any"]
 
+    elsewhere = federation.path / "elsewhere"  # signatures beside the database of another SuperLink
+    shutil.copytree(federation.path / "fed" / "trust", elsewhere / "trust")
+    shutil.copy(federation.path / "fed" / "pyproject-flower.toml", elsewhere)
+    opened(elsewhere / "state" / "server" / "superlink.db")
+    run[run.index("fed")] = "elsewhere"
+    lost = json.loads(federation.call(*run, "--out", "lost", status=1).stdout)
+    assert "is of another SuperLink than these signatures" in lost["error"]
+    statuses = opened(federation.path / "fed" / "state" / "server" / "superlink.db").get_run_info()
+    log = (federation.path / "lost" / "flower.log").read_text()
+    assert sorted(each.status.sub_status for each in statuses) == ["failed", "stopped"], log
+
+    run[run.index("elsewhere")] = "fed"
     summary = json.loads(federation.call(*run, "--out", "accepted").stdout)
     assert (summary["status"], summary["clients"]) == ("completed", 3)
     federation.call("deploy", "stop", "fed")
