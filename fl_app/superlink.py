@@ -55,6 +55,7 @@ def flower_environment(home: Path, caller: Path | None = None) -> dict[str, str]
     """
     environment = {
         **os.environ,
+        **loopback_without_proxy(),
         "PATH": os.pathsep.join([str(_scripts_folder()), os.environ.get("PATH", os.defpath)]),
         "FLWR_HOME": str(home),
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
@@ -72,6 +73,15 @@ def flower_environment(home: Path, caller: Path | None = None) -> dict[str, str]
     for name in ("RAY_ADDRESS", "RAY_AUTH_TOKEN_PATH", CALLER):
         environment.pop(name, None)
     return environment if caller is None else {**environment, CALLER: str(caller)}
+
+
+def loopback_without_proxy() -> dict[str, str]:
+    """What to set so that HTTP clients do not go through a web proxy to this very machine.
+
+    Flower's would: a proxy cannot reach it, and would be shown, in plain HTTP, what is meant to stay here.
+    """
+    direct = [os.environ.get("no_proxy") or os.environ.get("NO_PROXY", ""), "localhost", "127.0.0.1", "::1"]
+    return dict.fromkeys(("no_proxy", "NO_PROXY"), ",".join(filter(None, direct)))
 
 
 def _scripts_folder() -> Path:

@@ -380,13 +380,17 @@ def _personal(module: nn.Module, patterns: str, batch_norm: str) -> tuple[str, .
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` is a GPU where there is one. Raises ValueError for a device that is not there, saying what is."""
+    """`auto` is the first GPU that this process sees, else the CPU.
+
+    Raises ValueError for a device that is not there, saying what is.
+    """
     there = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
     if name == "auto":
         return torch.device(there[0] if there else "cpu")
     device = torch.device(name)
     if device.type == "cuda" and f"cuda:{device.index or 0}" not in there:
-        raise ValueError(f"device={name} is not there: this machine has {', '.join(['cpu', *there])}")
+        why = " (PyTorch is built without CUDA)" if torch.version.cuda is None else ""
+        raise ValueError(f"device={name} is not there: this machine has {', '.join(['cpu', *there])}{why}")
     return device
 
 

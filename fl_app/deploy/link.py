@@ -3,6 +3,7 @@
 import contextlib
 import datetime
 import http.client
+import os
 import socket
 import ssl
 import subprocess
@@ -20,6 +21,7 @@ from fl_app.deploy.records import read_record
 from fl_app.errors import Refused, one_line
 from fl_app.profiles import flower_config, load_profile
 from fl_app.run_folder import write_atomically
+from fl_app.superlink import loopback_without_proxy
 
 _TIMEOUT_S = 10.0
 _FLWR_TIMEOUT_S = 120.0
@@ -179,6 +181,7 @@ def _node_infos(folder: DeployFolder) -> list[Any]:
     connection = load_profile(PROFILE, folder.path).connection
     address, authority = str(connection["address"]), Path(str(connection["root-certificates"]))
     check_tls(address, authority, address)
+    os.environ.update(loopback_without_proxy())
     client = ControlHttpClient.from_server_address(
         address, insecure=False, root_certificates=str(authority), interceptors=[]
     )

@@ -23,7 +23,7 @@ _RUN = Path("/run/netns")
 BRIDGE = "br0"
 _LISTENING = {"tcp": "0A", "tcp6": "0A", "udp": "07", "udp6": "07"}
 
-# Every frame of an interface, as the kernel hands it over, to standard output.
+# Every frame of an interface, as the kernel hands it over, behind its length in four bytes, to standard output.
 _CAPTURE = """
 import socket, sys
 frames = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
@@ -31,7 +31,8 @@ frames.bind((sys.argv[1], 0))
 frames.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**24)
 print("capturing", file=sys.stderr, flush=True)
 while True:
-    sys.stdout.buffer.write(frames.recv(2**17))
+    frame = frames.recv(2**17)
+    sys.stdout.buffer.write(len(frame).to_bytes(4, "big") + frame)
     sys.stdout.buffer.flush()
 """
 
@@ -76,7 +77,8 @@ class Machine:
 def machines(names: Sequence[str], hosts: dict[str, str]) -> Iterator[dict[str, Machine]]:
     """Machines of these names that reach one another; `hosts` says which of them has which host name.
 
-    At the end their processes are killed and they are gone. Raises NotAllowed.
+    What they send to any other address comes as far as the bridge. At the end their processes are killed and they are
+    gone. Raises NotAllowed.
     """
     token = secrets.token_hex(3)
     made = {name: Machine(name, f"fl-{token}-{name}", f"10.77.0.{number}") for number, name in enumerate(names, 1)}
@@ -101,6 +103,7 @@ def machines(names: Sequence[str], hosts: dict[str, str]) -> Iterator[dict[str, 
 def _up(machine: Machine, interface: str) -> None:
     _ip("-n", machine.namespace, "addr", "add", f"{machine.address}/24", "dev", interface)
     _ip("-n", machine.namespace, "link", "set", interface, "up")
+    _ip("-n", machine.namespace, "route", "add", "default", "dev", interface)
 
 
 def _ip(*words: str) -> str:
@@ -131,6 +134,19 @@ def _remove(machine: Machine) -> None:
     shutil.rmtree(HOSTS / machine.namespace, ignore_errors=True)
     with contextlib.suppress(OSError):  # of other namespaces
         HOSTS.rmdir()
+
+
+def addressed(capture: bytes) -> set[str]:
+    """The IPv4 addresses that frames of a capture are for, or that somebody asks for (ARP)."""
+    found, start = set(), 0
+    while start < len(capture):
+        end = start + 4 + int.from_bytes(capture[start : start + 4], "big")
+        frame = capture[start + 4 : end]
+        where = {b"\x08\x00": 30, b"\x08\x06": 38}.get(frame[12:14])
+        if where is not None:
+            found.add(str(ip_address(frame[where : where + 4])))
+        start = end
+    return found
 
 
 class Watch(threading.Thread):

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_ssh_private_key
 from hospitals import COLUMNS, Row, patients, read_json, write_csv
-from namespaces import BRIDGE, Machine, NotAllowed, Watch, machines
+from namespaces import BRIDGE, Machine, NotAllowed, Watch, addressed, machines
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
@@ -35,6 +35,13 @@ MARKED = "57.18263945"  # the age of one patient at each site
 LEAVES = "lab11"  # the name of a column, which sites do tell
 ROUNDS = 2
 WINDOW = 8  # numbers in a row that no chance brings together
+
+ELSEWHERE = "192.0.2.7"
+KNOCK = """
+import contextlib, socket, sys
+with contextlib.suppress(OSError):
+    socket.create_connection((sys.argv[1], 443), timeout=1)
+"""
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(420), pytest.mark.skipif(NGINX is None, reason="no nginx here")]
 
@@ -74,7 +81,7 @@ def rows(seed: int) -> list[Row]:
 
 
 class Deployment:
-    """A folder for each machine, and the programs that run there."""
+    """A folder for each machine, and the programs that run there, where plain HTTP is to go through a web proxy."""
 
     def __init__(self, path: Path, network: dict[str, Machine], watch: Watch) -> None:
         self.path = path
@@ -91,7 +98,7 @@ class Deployment:
         out = self.path / name / f"printed-{len(self.started)}"
         with out.open("wb") as printed, out.with_suffix(".err").open("wb") as said:
             process = subprocess.Popen(
-                self.network[name].command("env", f"PYTHONPATH={PROJECT}", *words),
+                self.network[name].command("env", f"PYTHONPATH={PROJECT}", "http_proxy=http://10.77.0.1:3128", *words),
                 cwd=self.path / name,
                 stdout=printed,
                 stderr=said,
@@ -205,6 +212,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
             if words[:2] == ["deploy", "server"]:
                 deployment.start_nginx()
         seconds = time.monotonic() - began
+        network["north"].python(KNOCK, ELSEWHERE)
         summary = read_json(path / "server" / "results" / "summary.json")
         yield Seen(
             deployment,
@@ -291,7 +299,13 @@ def test_what_passes_between_machines_holds_no_number_of_a_model(seen: Seen) -> 
     for name, model in seen.models.items():
         assert holds(seen.within_a_site, model), f"{name}: the search would not have found it"
         assert not holds(seen.between_machines, model), name
-    assert b"/v1/fleet/" not in seen.between_machines
+    assert b"/v1/" in seen.within_a_site
+    assert b"/v1/" not in seen.between_machines
+
+
+def test_no_machine_looks_for_any_address_but_those_of_the_others(seen: Seen) -> None:
+    """The last one is the fixture's own doing."""
+    assert addressed(seen.between_machines) == {"10.77.0.1", "10.77.0.2", "10.77.0.3", ELSEWHERE}
 
 
 def test_nothing_listens_beyond_loopback_but_the_proxy(seen: Seen) -> None:
@@ -357,23 +371,26 @@ def test_no_private_key_is_in_arguments_environments_logs_bundles_reports_or_mes
         assert not any(tells(content, secret) for content in seen_elsewhere), key
 
 
-def test_private_keys_are_their_owners_alone_and_so_is_what_programs_keep(seen: Seen) -> None:
+def test_what_is_no_public_certificate_key_or_address_is_its_owners_alone(seen: Seen) -> None:
     for key in secrets_of(seen.deployment):
         assert key.stat().st_mode & 0o777 == 0o600, key
     for name in seen.deployment.network:
-        for path in (seen.path / name / "fed" / "state").rglob("*"):
-            assert path.stat().st_mode & 0o077 == 0 or path.parent.stat().st_mode & 0o077 == 0, path
+        fed = seen.path / name / "fed"
+        assert fed.stat().st_mode & 0o777 == 0o700
+        others = {path.name for path in fed.rglob("*") if path.stat().st_mode & 0o077}
+        assert others <= {"ca.crt", "server.pem", "north.pub", "south.pub", "pyproject-flower.toml", "config.toml"}
 
 
 def test_no_value_of_a_row_and_no_path_of_a_site_comes_to_the_server_or_into_a_log(seen: Seen) -> None:
     everything_there = seen.deployment.files("server")
     assert any(LEAVES.encode() in content for content in everything_there.values())  # what does come can be found
-    values = [MARKED.encode(), *as_bytes(np.array([float(MARKED)]))]
+    number = np.array(float(MARKED))
+    values = [MARKED.encode(), number.tobytes(), number.byteswap().tobytes()]
     for site in SITES:
         rows_file = seen.path / site / f"{site}.csv"
         assert MARKED.encode() in rows_file.read_bytes()
         for path, content in everything_there.items():
             assert str(seen.path / site).encode() not in content, path
-            assert not any(value in content for value in values[:3]), path
+            assert not any(value in content for value in values), path
         logs = {path: content for path, content in seen.deployment.files(site).items() if path != rows_file}
         assert not [path for path, content in logs.items() if MARKED.encode() in content]

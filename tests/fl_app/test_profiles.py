@@ -63,6 +63,10 @@ def test_the_callers_file_comes_first_and_the_projects_profiles_stay(tmp_path: P
             "[superlink.x]\naddress = ':local:'\n[federation.x]\nnum-supernodes = 0",
             ["num-supernodes = 0", "at least 1"],
         ),
+        (
+            "[superlink.x]\naddress = ':local:'\n[federation.x]\nclient-resources-num-gpus = 1.5",
+            ["client-resources-num-gpus = 1.5", "a part of a GPU, such as 0.25, or a whole number"],
+        ),
         ("[superlink.x]\naddress = ':local:'\n[federation]\nx = 1", ["federation.x", "no table"]),
         ("superlink = 1", ["superlink is no table"]),
         ("[superlink", ["no valid TOML", PROFILE_FILE]),

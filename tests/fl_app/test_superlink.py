@@ -173,6 +173,23 @@ def test_another_server_on_the_port_is_not_taken_for_our_superlink() -> None:
     assert not superlink.home.exists()
 
 
+def test_what_stays_on_this_machine_goes_through_no_web_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flower's HTTP client heeds these variables, which are set in many a company, for loopback too."""
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nobody listens there
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setenv("NO_PROXY", "intranet.example.org")
+    answer = "import httpx, sys; print(httpx.get(sys.argv[1]).status_code)"
+    with socketserver.TCPServer(("127.0.0.1", 0), Impostor) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        command = [sys.executable, "-c", answer, f"http://127.0.0.1:{server.server_address[1]}/"]
+        environment = flower_environment(tmp_path)
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        server.shutdown()
+    assert done.stdout == "200\n", done.stderr
+    assert environment["NO_PROXY"] == environment["no_proxy"] == "intranet.example.org,localhost,127.0.0.1,::1"
+
+
 STAND_IN_PROJECT = """
 [project]
 name = "stand-in"

@@ -270,3 +270,35 @@ def test_predictions_are_those_of_the_outputs():
     )
     assert nothing is None
     np.testing.assert_allclose(values, [12.0, 12.0])
+
+
+# ------------------------------------------------------------------------------------------------------------- GPUs
+
+
+@pytest.mark.parametrize(
+    ("gpus", "name", "chosen"), [(0, "auto", "cpu"), (2, "auto", "cuda:0"), (2, "cuda:1", "cuda:1")]
+)
+def test_auto_is_the_first_gpu_that_the_process_sees(monkeypatch, gpus, name, chosen):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    assert choose_device(name) == torch.device(chosen)
+
+
+def test_a_gpu_that_is_not_there_is_refused_with_what_is_and_why(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    with pytest.raises(ValueError, match=r"device=cuda:1 is not there: this machine has cpu, cuda:0$"):
+        choose_device("cuda:1")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    with pytest.raises(ValueError, match=r"this machine has cpu \(PyTorch is built without CUDA\)$"):
+        choose_device("cuda")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no GPU here")
+@pytest.mark.parametrize("task", [MlpTask(CLASSES, hidden="8"), MlpTask(NUMBER, hidden="8")])
+def test_a_gpu_trains_the_model_of_the_cpu_but_for_rounding(task):
+    torch.cuda.reset_peak_memory_stats()
+    there = fit(task, device="auto")
+    assert torch.cuda.max_memory_allocated() > 0
+    for gpu, cpu in zip(there, fit(task, device="cpu"), strict=True):
+        np.testing.assert_allclose(gpu, cpu, rtol=1e-3, atol=1e-5)
