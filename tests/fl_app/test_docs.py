@@ -4,7 +4,13 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+import typer
+from click import Group
+from deployment_document import steps
+
 from fl_app import registry
+from fl_app.cli import cli
 from fl_app.config import KEYS, RunConfig
 from strategies import STRATEGIES
 
@@ -33,3 +39,17 @@ def test_the_page_of_strategies_tells_each_with_its_arguments():
         assert f"| `{name}` |" in text
         for argument in registry.arguments(registry.resolve("strategy", name)):
             assert f"| `{argument.name}` |" in text, (name, argument.name)
+
+
+def test_a_deployment_takes_at_most_eight_commands():
+    assert 0 < len([words for _, words in steps() if words]) <= 8
+
+
+@pytest.mark.parametrize("words", [words for _, words in steps() if words], ids=" ".join)
+def test_the_commands_of_a_deployment_are_such_as_fl_app_takes(words):
+    command, context = typer.main.get_command(cli), None
+    name = "fl-app"
+    while isinstance(command, Group):
+        context = command.make_context(name, list(words), parent=context)
+        name, command, words = command.resolve_command(context, list(words))
+    command.make_context(name, list(words), parent=context)
