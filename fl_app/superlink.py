@@ -80,8 +80,9 @@ def loopback_without_proxy() -> dict[str, str]:
 
     Flower's would: a proxy cannot reach it, and would be shown, in plain HTTP, what is meant to stay here.
     """
-    direct = [os.environ.get("no_proxy") or os.environ.get("NO_PROXY", ""), "localhost", "127.0.0.1", "::1"]
-    return dict.fromkeys(("no_proxy", "NO_PROXY"), ",".join(filter(None, direct)))
+    known = (os.environ.get("no_proxy") or os.environ.get("NO_PROXY", "")).split(",")
+    direct = dict.fromkeys(filter(None, [*known, "localhost", "127.0.0.1", "::1"]))
+    return dict.fromkeys(("no_proxy", "NO_PROXY"), ",".join(direct))
 
 
 def _scripts_folder() -> Path:
