@@ -13,6 +13,9 @@ UNDELIVERED, LATE, MISMATCHED = 1_001, 1_002, 1_003  # our own error codes; Flow
 
 SHORTEST_POLL_S, LONGEST_POLL_S = 0.005, 0.5
 POLL_SHARE = 0.05  # of the wait so far: so much later than it came is a reply seen, whatever the wait is
+# Of the time, where asking takes some, as in a deployment. Nodes beside need the cores; and who asks while a reply is
+# on its way is kept for a second, since Flower hands over what is there and looks for the rest of it only then.
+ASKING_SHARE = 0.05
 
 
 class Exchange:
@@ -43,8 +46,9 @@ class Exchange:
             began = time.monotonic()
             replies = list(self._grid.pull_messages(list(self._flying)))
             if not replies:
-                poll_s = max(SHORTEST_POLL_S, POLL_SHARE * (began - quiet_since))
-                time.sleep(max(0.0, min(poll_s, LONGEST_POLL_S, self._deadline - began)))
+                asked = time.monotonic()
+                poll_s = max(SHORTEST_POLL_S, POLL_SHARE * (began - quiet_since), (asked - began) / ASKING_SHARE)
+                time.sleep(max(0.0, min(poll_s, LONGEST_POLL_S, self._deadline - asked)))
             self.wait_s += time.monotonic() - began
             while replies:
                 reply = replies.pop()  # released before the next is looked at

@@ -76,3 +76,34 @@ print(*sorted({"torch", "sklearn", "scipy", "ray", "rich", "typer"} & set(sys.mo
             check=True,
         )
     assert set(done.stdout.split()) <= {"typer", "rich"}  # which Flower itself imports
+
+
+SITES = """
+import sys
+import flwr.serverapp, flwr.supernode.cli  # as Flower's processes for a run and a message do
+flower = set(sys.modules)
+from pathlib import Path
+from hospitals import patients, write_csv
+from fl_app.client_app import app
+from fl_app.config import RunConfig
+from fl_app.inline import InlineGrid
+from fl_app.server_app import serve
+folder = Path(sys.argv[1])
+config = RunConfig.parse({"data": "csv", "rounds": 1, "out": str(folder / "out")})
+grid = InlineGrid(app, config.values(), 2)
+for client, context in zip("ab", grid._contexts.values()):
+    data = write_csv(folder / f"{client}.csv", patients(60, ord(client)))
+    context.node_config = {"client": client, "data": str(data), "label": "outcome", "state": str(folder / client)}
+assert serve(grid, config)["client_updates"] == 2
+print(*{name.partition(".")[0] for name in set(sys.modules) - flower} - sys.stdlib_module_names)
+"""
+
+
+def test_a_round_between_sites_imports_four_libraries_beside_flower(tmp_path):
+    environment = {"PYTHONPATH": f"{PROJECT}:{PROJECT / 'tests/fl_app'}", "HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", SITES, str(tmp_path)], env=environment, capture_output=True, text=True, check=True
+    )
+    packages = {name for name in done.stdout.split() if not name.startswith("_")}  # numpy's own begin so
+    own = {"fl_app", "privacy", "strategies", "tasks", "hospitals"}
+    assert packages == own | {"numpy", "pydantic", "safetensors", "threadpoolctl"}

@@ -24,6 +24,9 @@ _TOLD = (
     "CUDA_VISIBLE_DEVICES",
 )
 _GPU = r"(\d+|GPU-[\w-]+|MIG-[\w/-]+)"
+# How often the superexec of the SuperLink looks for a run to start, and that of a node for a message to start a process
+# for: day and night, and each time takes 3 to 7 ms of a core.
+_LOOKS_FOR_RUN_S, _LOOKS_FOR_MESSAGE_S = 1.0, 0.25
 _EVERY_INTERFACE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - recognised, not bound
 
 
@@ -69,7 +72,7 @@ def superlink(folder: DeployFolder, host: str, port: int) -> Program:
     argv = ["flower-superlink", "--ssl-ca-certfile", str(folder.authority), "--ssl-certfile", str(folder.server)]
     argv += ["--ssl-keyfile", str(folder.server_key), "--enable-supernode-auth", "--host", host, "--port", str(port)]
     argv += ["--database", str(folder.database)]
-    return Program(tuple(argv), flower_environment(state / "home"))
+    return Program(tuple(argv), _environment(state / "home", _LOOKS_FOR_RUN_S))
 
 
 def supernode(folder: DeployFolder, settings: NodeSettings, port: int, trusted: Path | None = None) -> Program:
@@ -83,18 +86,23 @@ def supernode(folder: DeployFolder, settings: NodeSettings, port: int, trusted: 
     argv += ["--port", str(port), "--node-config", config_text(settings.node_config(state / "clients"))]
     if trusted is not None:
         argv += ["--trusted-entities", str(trusted)]
-    environment = flower_environment(state / "home")
+    environment = _environment(state / "home", _LOOKS_FOR_MESSAGE_S)
     if settings.gpus not in (None, "all"):
         environment["CUDA_VISIBLE_DEVICES"] = "" if settings.gpus == "none" else str(settings.gpus)
-        environment["CUDA_DEVICE_ORDER"] = (
-            "PCI_BUS_ID"  # numbers as nvidia-smi has them; CUDA's own begin with the best
-        )
+        environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # as nvidia-smi numbers them; CUDA itself begins with the best
     return Program(tuple(argv), environment)
 
 
 def flwr(folder: DeployFolder, *words: str) -> Program:
     """`flwr`, for the SuperLink of the folder's profile."""
     return Program(("flwr", *words, PROFILE), flower_environment(folder.cli_home))
+
+
+def _environment(home: Path, looks_s: float) -> dict[str, str]:
+    """Of a program that starts others. These read the app from `home`, and find there what an earlier one compiled."""
+    environment = {**flower_environment(home), "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": str(looks_s)}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    return environment
 
 
 def config_text(values: Mapping[str, str]) -> str:

@@ -32,7 +32,7 @@ from fl_app.deploy import certificates, link, records, serving
 from fl_app.deploy.certificates import Pair
 from fl_app.deploy.failure import Failed
 from fl_app.deploy.folder import DeployFolder, deploy_folder
-from fl_app.deploy.programs import NodeSettings, Program, config_text, free_port, supernode
+from fl_app.deploy.programs import NodeSettings, Program, config_text, free_port, superlink, supernode
 from fl_app.deploy.records import recorded
 from fl_app.deploy.running import run_until_stopped
 
@@ -335,6 +335,17 @@ def test_a_node_gets_what_the_site_says_of_it_and_the_gpus_it_may_see(fed: Deplo
     assert "CUDA_DEVICE_ORDER=PCI_BUS_ID CUDA_VISIBLE_DEVICES=0,1" in str(program)  # numbers as nvidia-smi has them
     assert program.environment["FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION"] == "1"
     assert shlex.split(str(program))[-len(program.argv) :] == list(program.argv)
+
+
+def test_a_node_looks_for_messages_more_often_than_a_server_for_runs_and_both_keep_what_python_compiles(
+    fed: DeployFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")  # as images of containers often do
+    settings = NodeSettings("north", "fl.example.org:8443", Path("north.csv"), "died", "north")
+    node, server = supernode(fed, settings, 9999).environment, superlink(fed, "127.0.0.1", 8000).environment
+    looks = "FLWR_SUPEREXEC_TASK_POLL_INTERVAL"
+    assert 0.1 < float(node[looks]) < float(server[looks]) <= 1
+    assert "PYTHONDONTWRITEBYTECODE" not in {*node, *server}
 
 
 # -------------------------------------------------------------------------------------------- units and compose files

@@ -2,6 +2,7 @@
 
 import time
 
+import pytest
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
@@ -89,6 +90,50 @@ def test_a_silent_node_is_given_up_at_the_deadline_with_all_its_messages():
         "4": exchange.LATE,
     }
     assert groups(replies) == list(range(6))
+
+
+class Clock:
+    """Time that passes only where it is spent."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def monotonic(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += seconds
+
+
+class Distant(Recording):
+    """Takes `cost_s` to be asked, and has nothing to say before `ready_s`."""
+
+    def __init__(self, clock, cost_s, ready_s):
+        super().__init__()
+        self.clock, self.cost_s, self.ready_s, self.asked = clock, cost_s, ready_s, 0
+
+    def pull_messages(self, message_ids):
+        self.clock.now += self.cost_s
+        self.asked += 1
+        return super().pull_messages(message_ids) if self.clock.now >= self.ready_s else []
+
+
+@pytest.mark.parametrize("ready_s", [0.1, 1.0, 6.0])
+def test_a_reply_is_seen_soon_where_asking_costs_nothing(ready_s, monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(exchange, "time", clock)
+    list(Exchange(Distant(clock, 0.0, ready_s), messages(Recording(), 1), 60))
+    assert ready_s <= clock.now <= 1.06 * ready_s + 0.005
+
+
+@pytest.mark.parametrize("cost_s", [0.005, 0.02])
+def test_where_asking_takes_time_little_of_the_wait_goes_into_it(cost_s, monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(exchange, "time", clock)
+    grid = Distant(clock, cost_s, ready_s=6.0)
+    list(Exchange(grid, messages(grid, 2), 60))
+    assert 6.0 <= clock.now <= 6.0 + exchange.LONGEST_POLL_S + 2 * cost_s
+    assert grid.asked * cost_s <= 0.06 * clock.now
 
 
 def test_an_app_that_raises_is_an_error_reply_that_says_which_message_it_was():
