@@ -5,9 +5,10 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
+from statistics import median
 
 from fl_app.page.charts import Amounts, Chart, thinned
-from fl_app.page.facts import Facts, mapping, mappings, number, total, whole
+from fl_app.page.facts import Facts, mapping, mappings, number, seconds_of, total, whole
 from fl_app.page.markup import Child, Html, el
 from fl_app.page.metric import main_metric
 from fl_app.page.strips import bar, stacked_bar
@@ -150,7 +151,20 @@ def time_section(summary: Facts, rounds: Sequence[Facts]) -> Html | None:
     per_round = total(rounds, "total") / len(rounds) if rounds else None
     also = f", {duration(per_round)} a round" if per_round else ""
     intro = el("p", f"{duration(whole_time)} in all{also}.")
-    return el("section", el("h2", "Time"), intro, stacked_bar(label, told), _phase_key(parts, whole_time))
+    drawing = stacked_bar(label, told)
+    return el("section", el("h2", "Time"), intro, drawing, _phase_key(parts, whole_time), _of_a_round(rounds))
+
+
+def _of_a_round(rounds: Sequence[Facts]) -> Html | None:
+    """How long each phase takes in a round; None where there are not several to compare."""
+    if len(rounds) < 2:
+        return None
+    columns = [Column("Phase"), Column("Median", "n"), Column("Longest", "n")]
+    found = [(name, seconds_of(rounds, key)) for key, name in (*PHASES.items(), ("total", "The whole round"))]
+    rows: list[list[Child]] = [
+        [name, duration(median(each)), duration(max(each))] for name, each in found if max(each) > 0
+    ]
+    return table("Time of a round", columns, rows) if rows else None
 
 
 def _phase_key(parts: Sequence[tuple[str, str, float]], whole_time: float) -> Html:

@@ -36,9 +36,14 @@ def mappings(value: object) -> list[Facts]:
     return [item for item in value if isinstance(item, Mapping)]
 
 
+def seconds_of(lines: Sequence[Facts], key: str) -> list[float]:
+    """A key of `seconds` in each round; 0 where a round does not tell it."""
+    return [number(mapping(line.get("seconds")).get(key)) or 0.0 for line in lines]
+
+
 def total(lines: Sequence[Facts], key: str) -> float:
     """The sum of a key of `seconds` over all rounds."""
-    return sum(number(mapping(line.get("seconds")).get(key)) or 0.0 for line in lines)
+    return sum(seconds_of(lines, key))
 
 
 def over_rounds(lines: Sequence[Facts], source: str, key: str) -> Points:

@@ -380,6 +380,17 @@ def test_rounds_that_were_tried_twice_and_clients_that_came_and_went_are_told() 
     assert "could be asked" not in text
 
 
+def test_the_time_of_a_round_is_told_by_phase() -> None:
+    waits = (6.25, 5.5, 31.0)
+    rounds = [line(i, seconds={"send": 0.2, "wait": w, "evaluate": 0, "total": w + 1}) for i, w in enumerate(waits)]
+    text = Page(page(summary(), rounds, None, None)).text()
+    assert "Waiting for clients6.2 s31.0 s" in text
+    assert "The whole round7.2 s32.0 s" in text
+    assert "Sending200 ms200 ms" in text
+    assert "Evaluating" not in text
+    assert "Time of a round" not in Page(page(summary(), rounds[:1], None, None)).text()
+
+
 def test_the_page_asks_for_nothing_and_runs_nothing() -> None:
     found = Page(everything())
     tags = {tag for tag, _ in found.elements}
