@@ -10,10 +10,12 @@ RoundReport       -> on_round (report, checkpoint) -> stop rule
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from logging import WARNING
 from typing import Protocol
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.common.logger import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
@@ -273,6 +275,9 @@ class ComposedStrategy(Strategy):
         if self.protection is None:
             return None
         if self._setting.ledger is None:
+            if report.clipped:
+                who = ", ".join(report.clipped)
+                log(WARNING, "round %d: updates beyond the clip norm, clipped again: %s", number, who)
             raise ValueError(f"{type(self).__name__} promises privacy: it needs a ledger to write what it spends")
         return Accountant(self.protection, self._setting.ledger)
 
@@ -497,3 +502,5 @@ def _enter(result: RunResult, report: RoundReport, at_server: bool) -> None:
     if report.metrics is not None:
         where = result.evaluate_metrics_serverapp if at_server else result.evaluate_metrics_clientapp
         where[report.round] = MetricRecord(dict(report.metrics))
+            clipped=tuple(sorted(now.clipped)),
+            clipped=None,

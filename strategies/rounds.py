@@ -74,6 +74,7 @@ class OpenRound:
     payload_up: int = 0
     payload_down: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("send", "wait", "fold", "evaluate"), 0.0))
+    clipped: set[str] = field(default_factory=set)  # clients whose updates were longer than honest ones can be
     following: set[int] = field(default_factory=set)  # nodes that answered with the model of this round
     lost: set[int] = field(default_factory=set)  # nodes that could not make it of what they were sent
     _asked: dict[str, tuple[str, ...]] = field(default_factory=dict)  # group id of a message -> its clients
@@ -235,7 +236,10 @@ class OpenRound:
                 self.info.grid.check_sum(update.arrays, update.weight, len(update.clients))
         else:
             check_template(update.arrays, opened)
-        return self.pipeline.limit(update, self.info)
+        held = self.pipeline.limit(update, self.info)
+        if held.arrays is not update.arrays and self.pipeline.exceeds(update, self.info):
+            self.clipped.update(update.clients)
+        return held
 
     def count_bytes(self, replies: Exchange) -> None:
         """Enter what an exchange sent and received."""

@@ -109,6 +109,10 @@ class Transform(ABC):  # noqa: B024  (every method has a meaningful default: the
         """
         return update
 
+    def exceeds(self, update: Update, round: Round) -> bool:
+        """Whether what came is beyond what `encode` leaves at honest clients, so that `limit` has changed it."""
+        return False
+
     def decode_sum(self, total: Update, state: Arrays, round: Round) -> tuple[Update, Arrays]:
         """The server half on the exact sum of the round, and the server's next state."""
         return total, state
@@ -240,6 +244,11 @@ class Pipeline:
         for transform in reversed(self.transforms[: self._first_each]):
             update = transform.limit(update, round)
         return update
+
+    def exceeds(self, update: Update, round: Round) -> bool:
+        """Whether an update is beyond what honest clients send. Never where steps are opened reply by reply: such a
+        code may lengthen what honest clients have clipped."""
+        return self._first_each == len(self.transforms) and any(t.exceeds(update, round) for t in self.transforms)
 
     def decode_sum(self, total: Update, state: Arrays, round: Round) -> tuple[Update, Arrays]:
         """Right to left, the steps that are opened on the sum; and the server's next state."""

@@ -60,6 +60,18 @@ def clipped(arrays: Arrays, bound: float) -> Arrays:
     return result
 
 
+def is_longer(arrays: Arrays, bound: float) -> bool:
+    """Whether their norm exceeds `bound` by more than floats round: never for what was clipped to it elsewhere.
+
+    Sums of squares of n numbers in blocks, each added up in any order, are off by at most (BLOCK + n / BLOCK) roundings
+    of float64, here and there, and norms by half as much. Elements may have been rounded to their dtype once more.
+    """
+    size = sum(array.size for array in arrays)
+    roundings = min(size, BLOCK) + size // BLOCK + len(arrays) + 4
+    once_more = max((float(np.finfo(array.dtype).eps) for array in arrays if array.dtype.kind == "f"), default=0.0)
+    return norm(arrays) > bound * (1 + roundings * 2.0**-52 + once_more)
+
+
 def _scaled(array: NDArray[Any], factor: float) -> NDArray[Any]:
     values = array * np.float64(factor)
     return np.asarray(np.trunc(values) if array.dtype.kind in "iu" else values).astype(array.dtype)

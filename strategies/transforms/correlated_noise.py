@@ -24,7 +24,8 @@ from privacy.entropy import SYSTEM, Entropy
 from privacy.gaussian import discrete_gaussian
 from strategies.protection import Protection
 from strategies.transform import Opens, PrivacyEvent, Round, Transform
-from strategies.transforms.noise import FARTHEST, limited, sensitivity_on_grid
+from strategies.transforms.clipping import is_longer
+from strategies.transforms.noise import FARTHEST, limited, longest, sensitivity_on_grid
 from strategies.update import Arrays, Update
 
 MOST_BANDS = 16
@@ -84,6 +85,10 @@ class CorrelatedNoiseOnSum(Transform):
     def limit(self, update: Update, round: Round) -> Update:
         """Clips what is longer than honest clients' contributions can be."""
         return limited(update, self.sensitivity, round.grid)
+
+    def exceeds(self, update: Update, round: Round) -> bool:
+        """Whether it is longer than that, by more than floats round."""
+        return is_longer(update.arrays, longest(update, self.sensitivity, round.grid))
 
     def decode_sum(self, total: Update, state: Arrays, round: Round) -> tuple[Update, Arrays]:
         """Adds n_t; the state is n_t, n_(t-1), ...: (at most bands - 1, elements) int64, in steps of the grid."""

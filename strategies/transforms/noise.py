@@ -21,7 +21,7 @@ from privacy.entropy import SYSTEM, Entropy
 from privacy.gaussian import discrete_gaussian
 from strategies.protection import Protection
 from strategies.transform import Opens, PrivacyEvent, Round, Transform
-from strategies.transforms.clipping import clipped
+from strategies.transforms.clipping import clipped, is_longer
 from strategies.update import Arrays, FixedPoint, Update
 
 FARTHEST = 2.0**11
@@ -52,6 +52,10 @@ class NoiseOnSum(Transform):
     def limit(self, update: Update, round: Round) -> Update:
         """Clips what is longer than honest clients' contributions can be."""
         return limited(update, self.sensitivity, round.grid)
+
+    def exceeds(self, update: Update, round: Round) -> bool:
+        """Whether it is longer than that, by more than floats round."""
+        return is_longer(update.arrays, longest(update, self.sensitivity, round.grid))
 
     def decode_sum(self, total: Update, state: Arrays, round: Round) -> tuple[Update, Arrays]:
         """Adds the noise."""
@@ -103,10 +107,14 @@ def limited(update: Update, sensitivity: float, grid: FixedPoint) -> Update:
 
     Raises InvalidUpdate("non-finite").
     """
+    return replace(update, arrays=clipped(update.arrays, longest(update, sensitivity, grid)))
+
+
+def longest(update: Update, sensitivity: float, grid: FixedPoint) -> float:
+    """The norm that an update, one or a sum of several, can have if each client keeps to `sensitivity`."""
     if not update.on_grid:
-        return replace(update, arrays=clipped(update.arrays, sensitivity))
-    most = len(update.clients) * sensitivity_on_grid(update.arrays, sensitivity, grid)
-    return replace(update, arrays=clipped(update.arrays, most))
+        return sensitivity
+    return len(update.clients) * sensitivity_on_grid(update.arrays, sensitivity, grid)
 
 
 def sensitivity_on_grid(arrays: Arrays, sensitivity: float, grid: FixedPoint) -> float:

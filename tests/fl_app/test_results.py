@@ -32,7 +32,7 @@ SUMMARY = {
 }  # fmt: skip
 LINE = {
     "round", "metrics", "train_metrics", "expected_clients", "good", "dropped", "bytes_up", "bytes_down",
-    "payload_up", "payload_down", "seconds", "epsilon",
+    "payload_up", "payload_down", "seconds", "epsilon", "clipped",
 }  # fmt: skip
 MODEL = {
     "schema", "rounds", "task", "task_args", "arrays", "features", "label", "classes", "standardize", "missing",

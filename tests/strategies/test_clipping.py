@@ -12,7 +12,7 @@ from protected import GRID, STEP, fits, flat, opened, protection, summed
 from seeded import SeededEntropy
 
 from strategies.transform import Round, chain
-from strategies.transforms.clipping import CLIP, AdaptiveClip, Clip, clipped, norm
+from strategies.transforms.clipping import CLIP, AdaptiveClip, Clip, clipped, is_longer, norm
 from strategies.transforms.noise import NoiseOnSum, limited
 from strategies.update import InvalidUpdate, Update
 from strategies.work import check_template, template_of
@@ -140,6 +140,17 @@ def test_a_clip_norm_that_is_not_above_0_is_refused(bad):
         Clip(bad)
     with pytest.raises(ValueError, match="initial-clip-norm="):
         adaptive(initial=bad)
+
+
+@pytest.mark.parametrize(("dtype", "rounding", "more"), [(np.float64, 4e-12, 1e-10), (np.float32, 1e-7, 3e-7)])
+def test_a_norm_that_floats_may_have_rounded_differently_elsewhere_is_no_longer_one(dtype, rounding, more):
+    """A sum of 100,000 squares, in whichever order, and one more rounding of each element."""
+    arrays = (np.random.default_rng(0).normal(size=100_000).astype(dtype),)
+    length = norm(arrays)
+    assert not is_longer(arrays, length * (1 - rounding))
+    assert is_longer(arrays, length * (1 - more))
+    backwards = np.cumsum(np.square(arrays[0][::-1].astype(np.float64)))[-1] ** 0.5
+    assert not is_longer(arrays, backwards)
 
 
 # --------------------------------------------------------------------------------------------------- at the server

@@ -180,6 +180,42 @@ def test_the_bound_is_reached_so_the_noise_is_not_larger_than_it_must_be(name):
     assert moved == pytest.approx(covered(strategy, info), rel=1e-6)
 
 
+def elsewhere(update):
+    """The same elements in another order, for which floats round otherwise."""
+    return replace(update, arrays=tuple(np.flip(array) for array in reversed(update.arrays)))
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+@given(federations(), st.sampled_from([10, 30, 37]))
+@settings(max_examples=60, deadline=None)
+def test_nothing_that_honest_clients_or_nodes_send_counts_as_beyond_the_clip_norm(name, federation, fraction_bits):
+    clients = [replace(client, honest=True, arrays=federation[0][0].arrays) for client in federation[0]]
+    strategy = built(name)
+    info = opened(strategy.pipeline, clients[0].arrays, grid=FixedPoint(fraction_bits))
+    fold = ExactSum(info.grid)
+    for update in (received(client, strategy, info) for client in clients):
+        assert not strategy.pipeline.exceeds(update, info)
+        assert not strategy.pipeline.exceeds(elsewhere(update), info)
+        fold.add(strategy.pipeline.limit(update, info))
+    assert not strategy.pipeline.exceeds(fold.total(), info)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_what_is_a_little_longer_than_it_may_be_counts_as_beyond(name, dtype):
+    """By a millionth part; but where an honest client's update may have become longer on the way nobody is accused."""
+    strategy = built(name)
+    arrays = tuple(np.full(shape, 1e5, dtype) for shape in SHAPES)
+    info = opened(strategy.pipeline, arrays)
+    update = received(Client("00", arrays, 1000, good=True, honest=True, node=0), strategy, info)
+    longer = replace(update, arrays=tuple(array * dtype(1 + 1e-6) for array in update.arrays))
+    assert strategy.pipeline.exceeds(longer, info) == (name != "compressed-dp-fedavg")
+    fold = ExactSum(info.grid)
+    for _ in range(3):
+        fold.add(longer)
+    assert strategy.pipeline.exceeds(fold.total(), info) == (name != "compressed-dp-fedavg")
+
+
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_the_divisor_is_the_expected_size_of_the_cohort_whoever_answers(name):
     """2 of 10 replying: each counts as much as if all had."""
