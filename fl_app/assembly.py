@@ -49,8 +49,13 @@ def build_strategy(config: RunConfig, clients: int = 0, noise_multiplier: float 
         local_epochs=config.local_epochs,
         local_steps=config.local_steps,
         private_means=config.standardize == "private",
+        noisy_metrics=config.noisy_metrics,
+        evaluate_every=config.evaluate_every,
     )
     strategy: ComposedStrategy = registry.build("strategy", config.strategy, config.strategy_args, basics)
+    if config.noisy_metrics and strategy.protection is None:
+        what, where = f"noisy-metrics={config.noisy_metrics:g}", f"strategy={config.strategy} promises no privacy"
+        raise Refused(what, where, "without a promise nothing needs noise: leave it out")
     return strategy
 
 
@@ -209,6 +214,7 @@ def build_task(config: RunConfig, schema: Schema) -> Task:
         raise Refused(f"device={config.device}", f"{config.task} cannot use it", str(error)) from error
     strategy = build_strategy(config)
     measured = task.reports + (task.server_reports if measured_at_server(task, config) else ())
+    measured = tuple(task.metric_ranges) if config.noisy_metrics else measured
     for metric in strategy.basics.stop.reads:
         if metric and metric not in measured:
             raise Refused(f"unknown metric {metric!r}", f"stop={config.stop}", suggestion(metric, measured))
@@ -242,16 +248,37 @@ def _check_private(config: RunConfig, protection: Protection, task: Task) -> Non
         what = f"{task.statistics_names[0]} is averaged over the clients, a statistic of their rows"
         remedy = "use a model without batch normalisation, or keep its layers local with task-args batch-norm=local"
         raise Refused(what, where, remedy)
+    if protection.metrics is not None:
+        _check_noisy_metrics(config, protection, task)
     if config.standardize == "local" and protection.unit == "record":
         what = "standardize=local makes every row depend on all others of its client"
         raise Refused(what, where, "set standardize=global, which is by declared ranges here, or none")
 
 
+def _check_noisy_metrics(config: RunConfig, protection: Protection, task: Task) -> None:
+    """Refuse a release of metrics that nothing bounds, or that says nothing."""
+    where = f"noisy-metrics={config.noisy_metrics:g}"
+    if not task.metric_ranges:
+        remedy = "leave noisy-metrics out, or declare ranges in Task.metric_ranges"
+        raise Refused(f"no metric of {config.task} has a range that bounds what a row adds", where, remedy)
+    if not task.schema.classes and config.standardize == "none":
+        what = "the errors of a label that is a number have no range with standardize=none"
+        raise Refused(what, where, "set standardize=global, which is by the declared scale of the label here")
+    if protection.unit == "record" and task.personal_names:
+        what = f"{task.personal_names[0]} stays at the client: a row that it learned from would be in every metric"
+        raise Refused(what, where, "leave personal layers out, or noisy-metrics")
+    if not config.test_fraction:
+        raise Refused(where, "test-fraction=0", "keep some rows for tests")
+
+
 def measured_at_server(task: Task, config: RunConfig) -> bool:
     """Whether the server measures the model: it holds test rows, and all of the model.
 
-    Where privacy is promised the clients measure nothing, and the server also generates rows that it does not hold.
+    Where privacy is promised the clients measure nothing, unless under noise, and the server also generates rows that
+    it does not hold.
     """
+    if config.noisy_metrics:
+        return False
     dataset = build_dataset(config)
     private = build_strategy(config).protection is not None
     return (dataset.server_held or (private and not dataset.at_sites)) and not task.personal_names

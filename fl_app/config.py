@@ -72,6 +72,11 @@ class RunConfig(BaseModel):
         0,
         description="rounds between evaluations by the clients; 0 = at the end (a server with test rows: every round)",
     )
+    noisy_metrics: Annotated[float, Field(ge=0, le=1e6)] = Field(
+        0.0,
+        description="where privacy is promised: clients measure the model at these rounds and at the end, under noise "
+        "of so many times what one unit adds; 0 = they do not",
+    )
     baselines: bool = Field(
         True, description="compare with pooled rows and with each client alone, where all rows can be opened"
     )

@@ -25,12 +25,15 @@ from fl_app.policy import charge
 from fl_app.site import Site
 from strategies.history import Dropped
 from strategies.private_means import PrivateMeans
+from strategies.private_metrics import PrivateMetrics
+from strategies.protection import Protection
 from strategies.rounds import check_metrics
 from strategies.sampling import derive_seed
 from strategies.survey import COMMON, FINETUNED, WITHOUT_PERSONAL, SumsByKind
 from strategies.survey import PIPELINE as SURVEY_PIPELINE
 from strategies.transform import Round
 from strategies.update import Arrays, DropReason, ExactSum, FixedPoint, InvalidUpdate, Update, check_magnitude
+from strategies.vector_release import VectorRelease
 from strategies.wire import Answer, Order, encoded_bytes
 from strategies.work import Curvature, Delta, LocalWork, check_template, template_of
 from tasks.base import Fit, KeepsState, Task
@@ -120,7 +123,10 @@ def _groups(site: Site, order: Order, config: dict[str, Scalar], start: Start) -
 
 
 def evaluate(site: Site, order: Order, params: Arrays) -> Answer:
-    """Measure `params` on the test rows of the clients of an order; metric sums only."""
+    """Measure `params` on the test rows of the clients of an order; metric sums only, or what noise hides."""
+    protection = site.strategy.protection
+    if protection is not None and protection.metrics is not None:
+        return _evaluate_under_noise(site, order, params, protection)
     _check_may_measure(site)
     config = fit_config(site.config, order.round, site.strategy.work.request, seed=0)
     personal = _personal(site, order)
@@ -173,14 +179,35 @@ def means(site: Site, order: Order, params: Arrays) -> Answer:
     if protection is None or not protection.means:
         raise Refused("the server asks for means", f"strategy={site.config.strategy}", "this run releases none")
     asked = PrivateMeans(protection, len(rows.design.numbers))
-    pipeline, info = asked.pipeline, Round(order.round, 0, FixedPoint(order.fraction_bits), template=asked.template)
+    return _release(
+        site,
+        order,
+        asked.vectors,
+        lambda client: asked.contribution(rows.shard(client).train.x[:, rows.design.numbers]),
+    )
+
+
+def _evaluate_under_noise(site: Site, order: Order, params: Arrays, protection: Protection) -> Answer:
+    """The clients' part of a release of metrics, as the run's promise allows."""
+    asked, personal = PrivateMetrics(protection, site.task.metric_ranges), _personal(site, order)
+
+    def contribution(client: str) -> Arrays:
+        tests = site.rows.shard(client).test
+        measured = site.task.measure_rows((*params, *personal(client)), tests)
+        return asked.contribution(measured, len(tests))
+
+    return _release(site, order, asked.vectors, contribution)
+
+
+def _release(site: Site, order: Order, vectors: VectorRelease, contribution: Callable[[str], Arrays]) -> Answer:
+    """A vector of each client of an order, charged to the site's ledgers before any is computed."""
     if site.ledgers is not None:
-        charge(site.policy, site.ledgers, order, protection, asked.release)
-    order = replace(order, fold=site.folds(order))
+        charge(site.policy, site.ledgers, order, vectors.promise, vectors.release)
+    order, pipeline = replace(order, fold=site.folds(order)), vectors.pipeline
+    info = Round(order.round, 0, FixedPoint(order.fraction_bits), template=vectors.template)
 
     def contribute(client: str) -> tuple[Update, Arrays]:
-        numbers = rows.shard(client).train.x[:, rows.design.numbers]
-        update, _ = pipeline.encode(Update(asked.contribution(numbers), (client,)), (), info)
+        update, _ = pipeline.encode(Update(contribution(client), (client,)), (), info)
         update = replace(update, payload_bytes=encoded_bytes(update.arrays))
         return pipeline.limit(update, info) if order.fold else update, ()
 

@@ -166,8 +166,11 @@ class Policy(_Section):
         self._check_names(config)
         strategy = build_strategy(config)
         self._check_promise(strategy.protection)
-        if strategy.protection is None:
+        protection = strategy.protection
+        if protection is None:
             self._check_release(config, strategy, ask, metrics)
+        elif ask == "evaluate" and protection.metrics and not protection.by_clients and not self.release.metrics:
+            raise Declined("release.metrics", "the noise on these metrics is added by the server, not here")
         if config.min_clients < self.cohort.minimum:
             raise Declined("cohort.minimum", f"min-clients={config.min_clients}, demanded {self.cohort.minimum}")
         return strategy
@@ -346,12 +349,13 @@ def _cost(unit: Unit, charged: Iterable[tuple[int, Release]]) -> list[Release]:
     """All that a client spent in a run, given the rounds that it took part in and what each released.
 
     Where a round costs less because nobody knows which clients were drawn, those in which it was not drawn cost as
-    much, up to the last that is known of. Rows are drawn by their own client, in the rounds that it takes part in.
+    much, up to the last that is known of, if only by its metrics. Rows are drawn by their own client, in the rounds
+    that it takes part in.
     """
     pairs = list(charged)
     drawn = [(round_, release) for round_, release in pairs if unit == "client" and release.sampling.rate < 1]
     rounds = {round_ for round_, _ in drawn}
-    missed = max(rounds) - len(rounds) if rounds else 0
+    missed = max(round_ for round_, _ in pairs) - len(rounds) if rounds else 0
     return [release for _, release in pairs] + [release for _, release in drawn[-1:]] * missed
 
 
@@ -410,6 +414,7 @@ def verdicts(
         except Declined as declined:
             found[ask] = Verdict(declined.clause, declined.detail)
         else:
-            if protection is None or ask in ("enrol", "train"):  # nothing is measured under a promise
+            measures = protection is None or (ask == "evaluate" and protection.metrics is not None)
+            if measures or ask in ("enrol", "train"):  # a promise allows no other measuring
                 found[ask] = Verdict()
     return found

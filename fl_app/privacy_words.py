@@ -87,10 +87,24 @@ def _mechanism(privacy: Facts) -> tuple[str, ...]:
         "none": f"Nothing is claimed for it that a {unit} may not take part in every release.",
     }
     everyone = sampling["kind"] != "none" and sampling["rate"] == 1
+    measured = (_measured(privacy["metrics"], unit),) if "metrics" in privacy else ()
     return (
         f"{mechanism[0].upper()}{mechanism[1:]}.",
         f"{contribution} is clipped to {bound}; the noise has {noise:.4g} times that as its standard deviation.",
         f"Every {unit} takes part in every release." if everyone else drawn[sampling["kind"]],
+        *measured,
+    )
+
+
+def _measured(metrics: Facts, unit: str) -> str:
+    """How far the metrics of the run can be believed."""
+    ranges = ", ".join(f"{name} from {low:g} to {high:g}" for name, (low, high) in metrics["ranges"].items())
+    stddev = ", ".join(f"{value:.2g} for {name}" for name, value in (metrics["stddev"] or {}).items())
+    noise = f"of a standard deviation of up to {stddev}, and more where clients do not answer" if stddev else ""
+    noise = noise or "of each client, the more the fewer test rows it has"
+    return (
+        "The metrics of this run are noised sums too: clients measured the model on their test rows, of which a row"
+        f" counts within bounds ({ranges}). They hold noise {noise}, and cost every {unit} something."
     )
 
 

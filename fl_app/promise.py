@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fl_app.assembly import build_strategy, population
+from fl_app.assembly import build_strategy, build_task, population
 from fl_app.checkpoint import Checkpoint
 from fl_app.config import RunConfig
 from fl_app.errors import Refused
@@ -12,13 +12,19 @@ from privacy.accounting import curve, spent
 from privacy.ledger import Ledger, Terms
 from strategies.base import ComposedStrategy
 from strategies.history import finite
-from strategies.protection import Protection
+from strategies.private_metrics import PrivateMetrics
+from strategies.protection import BESIDE, METRICS, Protection
+from tasks.base import Schema
 
 NOT_COVERED = (
     "What was declared before the run: column names, ranges, categories, classes, and the number of clients.",
     "That a client belongs to the federation, that it was found eligible, and when its node is online.",
     "How long rounds take.",
     "Other runs on the same rows: each spends its own epsilon, also those made to choose learning rates or clip norms.",
+)
+OF_SPLIT = (
+    "How a client's rows fell into those to train and those to test on, which is taken as given: by their classes, so"
+    " that without a row others could have fallen otherwise."
 )
 OF_ROWS = (
     "Who has many rows and who has few: the promise is for single rows of a client, not for the client as a whole."
@@ -33,7 +39,8 @@ BY_SERVER = "The rows that the server tests the model on, whose metrics are exac
 def settled_strategy(config: RunConfig, folder: RunFolder) -> ComposedStrategy:
     """The strategy as the server has it: it knows the number of clients, and in a resumed run the noise so far.
 
-    Raises Refused where that number is not known and privacy rests on it, and where a resumed run has lost its ledger.
+    Raises Refused where that number is not known and privacy rests on it, where the budget of a new run does not pay
+    for one round, and where a resumed run has lost its ledger.
     """
     if build_strategy(config).protection is None:
         return build_strategy(config)
@@ -48,6 +55,8 @@ def settled_strategy(config: RunConfig, folder: RunFolder) -> ComposedStrategy:
     try:
         assert strategy.protection is not None  # noqa: S101  (the same words made it above)
         strategy.protection.terms()
+        if not config.resume:
+            strategy.protection.check_budget()
     except ValueError as error:
         raise Refused("the promise cannot be kept", f"strategy-args={config.strategy_args!r}", str(error)) from error
     if config.resume:
@@ -56,10 +65,14 @@ def settled_strategy(config: RunConfig, folder: RunFolder) -> ComposedStrategy:
 
 
 def _check_nothing_is_forgotten(folder: RunFolder, protection: Protection) -> None:
-    """Raises Refused where the ledger does not pay for all rounds that the checkpoint has: lost, or an old copy."""
+    """Raises Refused where the ledger does not pay for all that the checkpoint has: lost, or an old copy."""
     played = Checkpoint.read(folder.checkpoint).state.round
     entries = _read(folder).entries if folder.ledger.exists() else ()
-    if played and (not entries or max(entry.round for entry in entries) + protection.every <= played):
+    trained = max((entry.round for entry in entries if entry.release.what not in BESIDE), default=1 - protection.every)
+    paid = {entry.round for entry in entries if entry.release.what == METRICS}
+    history = folder.read_rounds(played) if protection.metrics else []
+    measured = {report.round for report in history if report.metrics}
+    if trained + protection.every <= played or not measured <= paid:
         remedy = "restore it from a copy, or start a new run"
         raise Refused(f"the ledger lacks rounds of the {played} that were played", str(folder.ledger), remedy)
 
@@ -85,8 +98,10 @@ def _read(folder: RunFolder) -> Ledger:
         raise Refused("the ledger cannot be read", str(folder.ledger), str(error)) from error
 
 
-def privacy_json(folder: RunFolder, config: RunConfig, rounds: int, metrics_on: str | None) -> dict[str, Any] | None:
-    """The content of privacy.json after `rounds` rounds; None where nothing is promised.
+def privacy_json(
+    folder: RunFolder, config: RunConfig, rounds: int, metrics_on: str | None, schema: Schema
+) -> dict[str, Any] | None:
+    """The content of privacy.json after `rounds` rounds; None where nothing is promised. `schema`: of the columns.
 
     Everything that was written into the ledger counts, whether or not the round came to its end.
     """
@@ -100,7 +115,7 @@ def privacy_json(folder: RunFolder, config: RunConfig, rounds: int, metrics_on: 
     epsilons = curve(ledger.by_round(), terms.relation, terms.delta)
     epsilons += epsilons[-1:] * (rounds - len(epsilons))
     not_covered = [*NOT_COVERED, *protection.not_covered]
-    not_covered += [OF_ROWS] if terms.unit == "record" else []
+    not_covered += [OF_ROWS, OF_SPLIT] if terms.unit == "record" else []
     not_covered += [] if strategy.sampler.secret else [BY_DROPPING]
     not_covered += [BY_STOPPING] if config.stop != "rounds" else []
     not_covered += [BY_SERVER] if metrics_on == "server" else []
@@ -118,12 +133,21 @@ def privacy_json(folder: RunFolder, config: RunConfig, rounds: int, metrics_on: 
             "epsilon": {"pld": total.pld, "rdp": total.rdp},
             "delta": terms.delta,
             "target_epsilon": mechanism["target_epsilon"],
+            **_metrics(config, protection, schema),
             "curve": [[number, epsilon] for number, epsilon in enumerate(epsilons, 1)],
             "not_covered": not_covered,
             "trust": list(protection.trust),
         }
     )
     return content
+
+
+def _metrics(config: RunConfig, protection: Protection, schema: Schema) -> dict[str, Any]:
+    """What the metrics of the run are worth, where they are released with noise."""
+    if protection.metrics is None:
+        return {}
+    asked = PrivateMetrics(protection, build_task(config, schema).metric_ranges)
+    return {"metrics": {"ranges": asked.ranges, "stddev": asked.stddev(population(config))}}
 
 
 def _entry(ledger: Ledger, what: str) -> dict[str, Any]:

@@ -34,7 +34,8 @@ def closing_lines(summary: Mapping[str, Any], here: Path) -> list[str]:
         if count := (summary["baselines"] or {}).get("test_rows"):
             where = f"{where} {count}"
         text = "  ".join(f"{name} {short_number(value)}" for name, value in metrics.items())
-        lines += textwrap.wrap(f"{text}  ({where} test rows)", WIDTH)
+        noise = ", with noise" if summary.get("config", {}).get("noisy-metrics") else ""
+        lines += textwrap.wrap(f"{text}  ({where} test rows{noise})", WIDTH)
     sentences = [*comparison(summary), *_privacy(summary)]
     lines += [line for sentence in sentences for line in textwrap.wrap(sentence, WIDTH)]
     out = Path(summary["out"])

@@ -120,7 +120,9 @@ def _summary(
     rounds_s = sum(report.seconds.get("total", 0.0) for report in history)
     startup_s = checkpoint.startup_s if checkpoint else 0.0
     secret = any(report.good is None for report in history)
-    privacy = privacy_json(folder, config, len(history), checkpoint.metrics_on) if checkpoint else None
+    privacy = None
+    if checkpoint:
+        privacy = privacy_json(folder, config, len(history), checkpoint.metrics_on, checkpoint.design.schema)
     if privacy is not None:
         folder.write_json(folder.privacy, privacy)
     return {

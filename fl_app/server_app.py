@@ -146,7 +146,7 @@ class _Run:
             design=design,
             array_names=task.array_names,
             clients=len(enrolment),
-            metrics_on="server" if at_server else None if private else "clients",
+            metrics_on="server" if at_server else None if private and not config.noisy_metrics else "clients",
             startup_s=time.monotonic() - began,
             resumed_from=earlier.state.round if earlier else None,
             frozen_names=task.frozen_names,
@@ -171,6 +171,7 @@ class _Run:
             setting=Setting(
                 roster=enrolment,
                 metrics=task,
+                metric_ranges=task.metric_ranges,
                 train_metrics=train_metrics,
                 client_state=bool(task.personal_names),
                 evaluate_every=1 if at_server else config.evaluate_every,
@@ -205,7 +206,7 @@ class _Run:
             return design
         if ledger is None:
             raise RuntimeError("a promise without a ledger")
-        ledger.append(0, 0, asked.release)
+        ledger.append(0, 0, asked.vectors.release)
         means = asked.ask(
             self.grid,
             enrolment.current(self.grid),

@@ -156,8 +156,8 @@ def calibrate(
     _check_delta(delta)
     if count < 1:
         raise ValueError(f"expected 1 or more releases, got {count}")
-    if sampling.rate == 1.0 and not beside:
-        return _without_sampling(target_epsilon, delta, relation, count)
+    if sampling.rate == 1.0 and all(release.sampling.rate == 1.0 for release in beside):
+        return _without_sampling(target_epsilon, delta, relation, count, beside)
 
     def claimed(noise: float) -> float:
         return spent([Release("calibrated", noise, sampling, count), *beside], relation, delta).epsilon
@@ -166,12 +166,20 @@ def calibrate(
     return _rounded_up(_narrowed(claimed, target_epsilon, low, high), claimed, target_epsilon)
 
 
-def _without_sampling(target_epsilon: float, delta: float, relation: Relation, count: int) -> float:
-    """In closed form, and without dp-accounting: nodes whose clients add the noise need it in every message."""
+def _without_sampling(
+    target_epsilon: float, delta: float, relation: Relation, count: int, beside: Sequence[Release]
+) -> float:
+    """In closed form, and without dp-accounting: nodes whose clients add the noise need it in every message.
+
+    Gaussian releases of everybody are together one, and the squares of their inverse noises add up.
+    """
     from privacy.analytic import analytic_gaussian_noise
 
+    together = analytic_gaussian_noise(target_epsilon, delta)
+    others = [(release.count, _mechanism(release, relation).noise) for release in beside]
+    left = 1 - sum(times * (together / noise) ** 2 if noise else math.inf for times, noise in others)
     distance = 2 if relation == "replace-one" else 1
-    noise = distance * math.sqrt(count) * analytic_gaussian_noise(target_epsilon, delta)
+    noise = distance * math.sqrt(count / left) * together if left > 0 else math.inf
     if noise > LARGEST_NOISE:
         raise _unreachable(target_epsilon)
     digits = 5 - math.floor(math.log10(noise))

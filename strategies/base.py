@@ -19,13 +19,15 @@ from flwr.common.logger import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
+from privacy.accounting import Release, Sampling
 from strategies import wire
 from strategies.aggregation import Aggregator
 from strategies.downlink import Downlink, StepCodec
 from strategies.exchange import Exchange
 from strategies.history import Metrics, MetricSpec, RoundReport
 from strategies.optimizers import Contributors, ServerOptimizer
-from strategies.protection import Accountant, BudgetSpent, Ledger, Protection
+from strategies.private_metrics import PrivateMetrics, Ranges
+from strategies.protection import METRICS, Accountant, BudgetSpent, Ledger, Protection
 from strategies.roster import Member, Roster
 from strategies.rounds import OpenRound, Plain, relative_change
 from strategies.sampling import Draw, Sampler, clients_per_round, derive_seed, round_rng
@@ -89,6 +91,8 @@ class Basics:
     of clients, is public where privacy rests on it; 0 where it is not known: at a node. `noise_multiplier` is what an
     earlier part of the run settled on, which a resumed run keeps; 0 for none. The next four are what clients do in a
     round, as the run says, where privacy follows from it. `private_means`: those of the features are released before.
+    `noisy_metrics`: the noise multiplier of a release of metrics that clients measure, every `evaluate_every` rounds
+    (0 = at the end); 0 for no such releases.
     """
 
     clients_per_round: int = 0
@@ -104,6 +108,16 @@ class Basics:
     local_epochs: int = 1
     local_steps: int = 0
     private_means: bool = False
+    noisy_metrics: float = 0.0
+    evaluate_every: int = 0
+
+    @property
+    def metrics(self) -> Release | None:
+        """The releases of metrics that the rounds come to; a stop rule may move the last, but adds none."""
+        if not self.noisy_metrics:
+            return None
+        count = -(-self.rounds // (self.evaluate_every or self.rounds))
+        return Release(METRICS, self.noisy_metrics, Sampling("none"), count)
 
 
 @dataclass(frozen=True)
@@ -111,6 +125,7 @@ class Setting:
     """Where a strategy runs.
 
     `fold`: nodes may add up their clients' updates. `train_metrics`: clients measure the model they receive.
+    `metric_ranges`: of the metrics that they may measure under noise (strategies/private_metrics.py).
     `client_state`: the model has parts that clients keep, whatever the strategy.
     `evaluate_every` = 0 evaluates at the end only. `resume` and `history` continue an earlier run. `ledger` is written
     by a strategy that promises privacy; without one it cannot run.
@@ -118,6 +133,7 @@ class Setting:
 
     roster: RosterSource = field(default_factory=NodesAsClients)
     metrics: MetricSpec | None = None
+    metric_ranges: Ranges = field(default_factory=dict)
     fold: bool = True
     train_metrics: bool = False
     client_state: bool = False
@@ -237,7 +253,7 @@ class ComposedStrategy(Strategy):
             if evaluate_fn is not None:
                 metrics = evaluate_fn(number, result.arrays)
             else:
-                metrics = self._evaluate_on_clients(grid, number, result.arrays, evaluate_config)
+                metrics = self._evaluate_on_clients(grid, number, result.arrays, evaluate_config, accountant)
             self._round.seconds["evaluate"] += time.monotonic() - began
             return _as_metrics(metrics)
 
@@ -260,6 +276,9 @@ class ComposedStrategy(Strategy):
             epsilon = None if accountant is None else accountant.epsilon()
             seconds = {**report.seconds, "total": time.monotonic() - began}
             report = replace(report, seconds=seconds, epsilon=epsilon)
+            if report.clipped:
+                who = ", ".join(report.clipped)
+                log(WARNING, "round %d: updates beyond the clip norm, clipped again: %s", number, who)
             _enter(result, report, at_server=evaluate_fn is not None)
             setting.on_round(report, self._state)
             if reason:
@@ -275,9 +294,6 @@ class ComposedStrategy(Strategy):
         if self.protection is None:
             return None
         if self._setting.ledger is None:
-            if report.clipped:
-                who = ", ".join(report.clipped)
-                log(WARNING, "round %d: updates beyond the clip norm, clipped again: %s", number, who)
             raise ValueError(f"{type(self).__name__} promises privacy: it needs a ledger to write what it spends")
         return Accountant(self.protection, self._setting.ledger)
 
@@ -309,14 +325,32 @@ class ComposedStrategy(Strategy):
         )
 
     def _evaluate_on_clients(
-        self, grid: Grid, number: int, arrays: ArrayRecord, config: ConfigRecord
+        self, grid: Grid, number: int, arrays: ArrayRecord, config: ConfigRecord, accountant: Accountant | None
     ) -> MetricRecord | None:
-        if self._setting.metrics is None or self.protection is not None:
+        if accountant is not None:
+            return self._evaluate_under_noise(grid, number, arrays, config, accountant)
+        if self._setting.metrics is None:
             return None
         replies = Exchange(grid, self.configure_evaluate(number, arrays, config, grid), self._timeout_s)
         metrics = self.aggregate_evaluate(number, replies)
         self._round.count_bytes(replies)
         return metrics
+
+    def _evaluate_under_noise(
+        self, grid: Grid, number: int, arrays: ArrayRecord, config: ConfigRecord, accountant: Accountant
+    ) -> MetricRecord | None:
+        """None where no such metrics are released, the budget does not pay for them, or no client gave any."""
+        if self.protection is None or self.protection.metrics is None:
+            return None
+        try:
+            accountant.charge_metrics(number)
+        except BudgetSpent as spent:
+            log(WARNING, "no metrics: %s", spent)
+            return None
+        asked = PrivateMetrics(self.protection, self._setting.metric_ranges)
+        order = replace(self._order(), fold=True)
+        found = asked.ask(grid, self._round, arrays, config, order, self.basics.population)
+        return None if found is None else MetricRecord(dict(found))
 
     # ------------------------------------------------------------------------------- Flower's five methods
 
@@ -468,6 +502,7 @@ class ComposedStrategy(Strategy):
             attempts=now.attempts,
             good=now.good,
             dropped=now.dropped,
+            clipped=tuple(sorted(now.clipped)),
             bytes_up=now.bytes_up,
             bytes_down=now.bytes_down,
             payload_up=now.payload_up,
@@ -483,6 +518,7 @@ class ComposedStrategy(Strategy):
             expected_clients=self.sampler.cohort_size(len(now.roster)),
             good=None,
             dropped=(),
+            clipped=None,
             bytes_up=None,
             bytes_down=None,
             payload_up=None,
@@ -502,5 +538,3 @@ def _enter(result: RunResult, report: RoundReport, at_server: bool) -> None:
     if report.metrics is not None:
         where = result.evaluate_metrics_serverapp if at_server else result.evaluate_metrics_clientapp
         where[report.round] = MetricRecord(dict(report.metrics))
-            clipped=tuple(sorted(now.clipped)),
-            clipped=None,

@@ -46,6 +46,7 @@ def central_protection(
         sampling=sampler.describe() if basics.population else None,  # a node does not know the number of clients
         rounds=basics.rounds,
         means=basics.private_means,
+        metrics=basics.metrics,
         what=what,
         trust=SECRET_TRUST if sampler.secret else CENTRAL_TRUST,
     )

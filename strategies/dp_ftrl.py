@@ -65,6 +65,7 @@ class DPFTRL(ComposedStrategy):
             sampling=Sampling("none"),
             rounds=basics.rounds,
             means=basics.private_means,
+            metrics=basics.metrics,
             every=separation,
             what=f"sums of updates of {separation} rounds",
             trust=CENTRAL_TRUST,

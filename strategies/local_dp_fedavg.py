@@ -55,6 +55,7 @@ class LocalDPFedAvg(ComposedStrategy):
             sampling=Sampling("none"),
             rounds=basics.rounds,
             means=basics.private_means,
+            metrics=basics.metrics,
             by_clients=True,
             what="update of one client",
             trust=TRUST,

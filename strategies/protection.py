@@ -5,7 +5,7 @@ report reads it. So what is claimed cannot differ from what is done.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from math import sqrt
 from typing import Any, Protocol
@@ -15,6 +15,11 @@ from privacy.accounting import Relation, Release, Sampling, Spent, Unit, calibra
 MEANS = "means of the features"
 MEANS_SHARE = 0.1
 """Of the budget, what the means of the features take where they are asked for (`strategies.private_means`)."""
+
+METRICS = "metrics on test rows"
+
+BESIDE = (MEANS, METRICS)
+"""What is released besides the rounds of training."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +51,10 @@ class Protection:
     words. clip_norm: the L2 norm to which a unit's contribution is clipped, None where it is adapted. sampling: how a
     unit comes into a release. rounds: how many are planned. by_clients: they add the noise, not the server. per_round:
     releases of one unit in a round, at most. every: so many rounds together cost what one does.
-    means: before the rounds those of the features are released, for MEANS_SHARE of the target.
+    means: before the rounds those of the features are released, for MEANS_SHARE of the target. metrics: what is planned
+    of releases of metrics, with a noise of their own (`strategies.private_metrics`); None for none.
 
-    The noise is the promise's multiplier, else as little as keeps the planned rounds within its target. It is computed
+    The noise is the promise's multiplier, else as little as keeps all that is planned within its target. It is computed
     when first asked for: nodes ask only where clients add it, and only other nodes may have no `sampling`. Where target
     and multiplier are given the target is a budget, which ends the run before the round that would exceed it.
     """
@@ -64,6 +70,7 @@ class Protection:
     per_round: int = 1
     every: int = 1
     means: bool = False
+    metrics: Release | None = None
     what: str = "sum of updates"
     trust: tuple[str, ...] = ()
     not_covered: tuple[str, ...] = ()
@@ -75,9 +82,22 @@ class Protection:
         if self.promise.noise_multiplier:
             return self.promise.noise_multiplier
         count = self.per_round * -(-self.rounds // self.every)
-        beside = [Release(MEANS, self.means_noise, Sampling("none"))] if self.means else []
-        promise = self.promise
-        return calibrate(promise.target_epsilon, promise.delta, self.relation, self._known_sampling, count, beside)
+        promise, sampling = self.promise, self._known_sampling
+        try:
+            return calibrate(promise.target_epsilon, promise.delta, self.relation, sampling, count, self.beside)
+        except ValueError as error:
+            if self.metrics is None:
+                raise
+            planned = f"noisy-metrics={self.metrics.noise_multiplier:g} plans {self.metrics.count} releases of metrics"
+            raise ValueError(
+                f"{error}; {planned}, which spend of it too: raise noisy-metrics or evaluate-every"
+            ) from error
+
+    @property
+    def beside(self) -> list[Release]:
+        """What is planned of releases besides those of the rounds."""
+        means = [Release(MEANS, self.means_noise, Sampling("none"))] if self.means else []
+        return means + ([self.metrics] if self.metrics else [])
 
     @cached_property
     def means_noise(self) -> float:
@@ -93,6 +113,20 @@ class Protection:
         if (nth - 1) % self.every:
             return None
         return Release(self.what, self.noise_multiplier, self._known_sampling, self.per_round)
+
+    def check_budget(self) -> None:
+        """Raises ValueError where the target does not pay for what comes first: the means, and one round."""
+        target, noise = self.promise.target_epsilon, self.promise.noise_multiplier
+        if not (target and noise):
+            return
+        first = [release for release in self.beside if release.what == MEANS]
+        first.append(Release(self.what, noise, self._known_sampling, self.per_round))
+        epsilon = spent(first, self.relation, self.promise.delta).epsilon
+        if epsilon > target:
+            raise ValueError(
+                f"the first round alone costs epsilon {epsilon:.4g}, more than target-epsilon={target:g}: raise one of"
+                " target-epsilon and noise-multiplier, or leave noise-multiplier out, to have it computed"
+            )
 
     @property
     def _known_sampling(self) -> Sampling:
@@ -136,6 +170,7 @@ class Protection:
             "per_round": self.per_round,
             "every": self.every,
             "means_noise": self.means_noise if self.means else None,
+            **({"metrics_noise": self.metrics.noise_multiplier} if self.metrics else {}),
         }
 
 
@@ -168,11 +203,20 @@ class Accountant:
             return
         self._charged += 1
         release = self._protection.charge(self._charged)
-        if release is None:
-            return
+        if release is not None:
+            self._enter(round, attempt, release)
+
+    def charge_metrics(self, round: int) -> None:
+        """Enter a release of the metrics after a round. Raises BudgetSpent, and enters nothing, where that is too
+        much."""
+        if self._protection.metrics is None:
+            raise ValueError("this run releases no metrics: set noisy-metrics")
+        self._enter(round, 0, replace(self._protection.metrics, count=1))
+
+    def _enter(self, round: int, attempt: int, release: Release) -> None:
         target = self._protection.promise.target_epsilon
         if target and self._spent([*self._ledger.releases, release]).epsilon > target:
-            raise BudgetSpent(f"round {round} would exceed epsilon {target:g}")
+            raise BudgetSpent(f"round {round} would exceed epsilon {target:g} by the {release.what}")
         self._ledger.append(round, attempt, release)
 
     def epsilon(self) -> float:

@@ -61,6 +61,7 @@ class RecordDPFedAvg(ComposedStrategy):
             sampling=Sampling("poisson", rate),
             rounds=basics.rounds,
             means=basics.private_means,
+            metrics=basics.metrics,
             by_clients=True,
             per_round=steps,
             what="gradient sum of a local step",

@@ -110,9 +110,11 @@ class OpenRound:
         nothing = Plain(wire.params_record(()))
         return self._ask("query.means", self.cohort, nothing, config, order, returned)
 
-    def ask_evaluate(self, params: ArrayRecord, config: ConfigRecord, order: wire.Order) -> list[Message]:
-        """One message a node, for all clients of the roster."""
-        return self._ask("evaluate", self.roster.clients, Plain(params), config, order, ())
+    def ask_evaluate(
+        self, params: ArrayRecord, config: ConfigRecord, order: wire.Order, returned: Template = ()
+    ) -> list[Message]:
+        """One message a node, for all clients of the roster. `returned`: arrays, where it is not metric sums."""
+        return self._ask("evaluate", self.roster.clients, Plain(params), config, order, returned)
 
     def _ask(
         self,

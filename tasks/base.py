@@ -32,6 +32,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NewType, Protocol, cast
 
 from numpy.typing import NDArray
@@ -151,6 +152,9 @@ class Task(ABC):
     """Names of the metrics that `summarise` gives."""
     server_reports: tuple[str, ...] = ()
     """Names of the metrics that `evaluate` gives besides, on rows held in one place."""
+    metric_ranges: Mapping[str, tuple[float, float]] = MappingProxyType({})
+    """Of the metrics that `measure_rows` gives: the least and the greatest value of a row that counts where they are
+    released with noise. From what is declared, never from rows."""
 
     def __init__(self, schema: Schema) -> None:
         self.schema = schema
@@ -220,6 +224,10 @@ class Task(ABC):
 
         Sums over disjoint rows add up to the sum over all of them: counts are ints and add exactly.
         """
+
+    def measure_rows(self, arrays: Arrays, rows: Rows) -> dict[str, NDArray[Any]]:
+        """The metrics of each row, (n,) for each name of `metric_ranges`: of that row and the model alone."""
+        return {}
 
     def check_sums(self, sums: Sums) -> None:
         """Refuse sums that no rows can give (ValueError): they come from elsewhere, and a mean is made of them.

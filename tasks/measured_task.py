@@ -17,6 +17,7 @@ class MeasuredTask(Task):
         super().__init__(schema)
         self.measures = measures
         self.metric_names, self.reports, self.server_reports = measures.sums, measures.reports, measures.server_reports
+        self.metric_ranges = measures.ranges
 
     @abstractmethod
     def outputs(self, arrays: Arrays, x: NDArray[Any]) -> NDArray[np.float64]:
@@ -24,6 +25,9 @@ class MeasuredTask(Task):
 
     def measure(self, arrays: Arrays, rows: Rows) -> dict[str, float | int]:
         return self.measures.of(self.outputs(arrays, rows.x), rows.y)
+
+    def measure_rows(self, arrays: Arrays, rows: Rows) -> dict[str, NDArray[Any]]:
+        return self.measures.of_each(self.outputs(arrays, rows.x), rows.y)
 
     def check_sums(self, sums: Sums) -> None:
         super().check_sums(sums)

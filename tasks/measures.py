@@ -1,6 +1,7 @@
 """What is measured of a model's outputs: sums that add over clients, and what they mean."""
 
 from abc import ABC, abstractmethod
+from math import log
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -25,6 +26,15 @@ class Measures(ABC):
     @abstractmethod
     def of(self, outputs: Array, y: Array) -> dict[str, float | int]:
         """The sums, over these rows."""
+
+    @property
+    @abstractmethod
+    def ranges(self) -> dict[str, tuple[float, float]]:
+        """Of what `of_each` gives: to twice the loss of guessing, where a loss has no end of its own."""
+
+    @abstractmethod
+    def of_each(self, outputs: Array, y: Array) -> dict[str, Array]:
+        """Metrics of each row, (n,)."""
 
     @abstractmethod
     def check(self, sums: Sums) -> None:
@@ -66,6 +76,20 @@ class ClassMeasures(Measures):
             "correct": int(np.count_nonzero(self._predicted(outputs) == y)),
             "log_loss": float(self.family.loss(outputs, targets).sum()),
             "brier": float(((self.family.mean(outputs) - targets) ** 2).sum()),
+        }
+
+    @property
+    def ranges(self) -> dict[str, tuple[float, float]]:
+        """Guessing all classes alike has a log loss of ln K."""
+        classes = max(2, self.family.outputs)
+        return {"accuracy": (0.0, 1.0), "log_loss": (0.0, 2 * log(classes)), "brier": (0.0, min(2.0, classes - 1.0))}
+
+    def of_each(self, outputs: Array, y: Array) -> dict[str, Array]:
+        targets = self.family.targets(y)
+        return {
+            "accuracy": (self._predicted(outputs) == y).astype(np.float64),
+            "log_loss": self.family.loss(outputs, targets),
+            "brier": ((self.family.mean(outputs) - targets) ** 2).sum(axis=1),
         }
 
     def check(self, sums: Sums) -> None:
@@ -120,6 +144,15 @@ class NumberMeasures(Measures):
             "target": float(target.sum()),
             "target_squared": float(target @ target),
         }
+
+    @property
+    def ranges(self) -> dict[str, tuple[float, float]]:
+        """Guessing the mean is off by `scale`, in a quadratic mean. R2 has no range, and no sum of it over rows."""
+        return {"mse": (0.0, 2 * self.scale**2), "mae": (0.0, 2 * self.scale)}
+
+    def of_each(self, outputs: Array, y: Array) -> dict[str, Array]:
+        error = self.scale * (outputs[:, 0] - y)
+        return {"mse": error**2, "mae": np.abs(error)}
 
     def check(self, sums: Sums) -> None:
         """Squares and absolute values from 0 on, and no mean square below the square of the mean."""

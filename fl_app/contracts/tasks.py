@@ -274,6 +274,20 @@ class TaskContract:
         assert means.items() <= found.items()
         assert set(found) - set(means) <= set(task.server_reports)
 
+    def test_metrics_of_rows_are_of_each_row_alone(self, task: Task, shard: Shard) -> None:
+        """So that one row adds no more to a release with noise than its range (strategies/private_metrics.py)."""
+        params, rows = task.initial_arrays(0), shard.test
+        found = task.measure_rows(params, rows)
+        assert set(found) == set(task.metric_ranges)
+        for index in range(len(rows)):
+            alone = task.measure_rows(params, Rows(rows.x[index : index + 1], rows.y[index : index + 1]))
+            for name, values in found.items():
+                assert values.shape == (len(rows),)
+                assert alone[name] == pytest.approx(values[index : index + 1], rel=1e-4, abs=1e-5), name
+        for name, (low, high) in task.metric_ranges.items():
+            assert -math.inf < low < high < math.inf
+            assert found[name].mean() == pytest.approx(task.summarise(task.measure(params, rows))[name], rel=1e-5)
+
     def test_sums_that_no_rows_can_give_are_refused(self, task: Task, shard: Shard) -> None:
         sums = task.measure(task.initial_arrays(0), shard.test)
         assert "examples" in sums

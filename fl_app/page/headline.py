@@ -33,7 +33,8 @@ def title(summary: Facts) -> str:
 
 def test_rows(summary: Facts) -> str:
     """Whose test rows the metrics are of."""
-    return TEST_ROWS.get(str(summary.get("metrics_on")), "the test rows")
+    noise = ", with noise" if number(mapping(summary.get("config")).get("noisy-metrics")) else ""
+    return TEST_ROWS.get(str(summary.get("metrics_on")), "the test rows") + noise
 
 
 def header(summary: Facts, rounds: Sequence[Facts]) -> Html:

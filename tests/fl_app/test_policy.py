@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from fl_app.site_ledger import SiteLedgers
 from privacy.accounting import Release, Sampling, spent
 from strategies import wire
 from strategies.base import TooFewClients
-from strategies.protection import Promise, Protection
+from strategies.protection import METRICS, Promise, Protection
 
 SCHEMA = {
     "label": "outcome",
@@ -495,6 +495,12 @@ def test_rounds_in_which_a_client_was_not_drawn_cost_as_much_where_the_draw_is_s
     central = protection(relation="add-remove", sampling=Sampling("poisson", 0.1), by_clients=False)
     limit = epsilon(10, drawn, "add-remove")
     assert charged(of(total=limit), SiteLedgers(tmp_path, "job"), [3, 10, 11], central, drawn) == 2
+    ledgers, everybody = SiteLedgers(tmp_path / "metrics", "job"), Release("metrics", 9.0, Sampling("none"))
+    assert charged(of(), ledgers, [3], central, drawn) == charged(of(), ledgers, [10], central, everybody) == 1
+    limit = spent([replace(drawn, count=10), everybody, everybody], "add-remove", 1e-5).epsilon
+    assert charged(of(total=limit), ledgers, [10], central, everybody) == 1  # of ten rounds, the last was then played
+    assert charged(of(total=limit), ledgers, [11], central, everybody) == 0
+    limit = epsilon(10, drawn, "add-remove")
     own = protection(unit="record", relation="add-remove")  # of rows, which are drawn where the client takes part
     assert charged(of(total=limit), SiteLedgers(tmp_path / "rows", "job"), [3, 10, 11], own, drawn) == 3
 
@@ -639,6 +645,58 @@ def test_an_empty_policy_lets_only_private_runs_have_anything_of_the_rows(tmp_pa
     with pytest.raises(Declined, match=r"release\.statistics"):
         policy.check_run(RunConfig.parse({"data": "csv"}), "enrol")
     policy.check_run(RunConfig.parse({"data": "csv", **private(), "schema": "s.json"}), "train")
+
+
+# ------------------------------------------------------------------------------------------- metrics that noise hides
+
+
+NOISED: Keys = {"noisy-metrics": 20.0, "evaluate-every": 1}
+
+
+def noised(message: Any) -> list[wire.Answer]:
+    return [wire.read_answer(reply.content) for reply in message if reply.metadata.message_type == "evaluate"]
+
+
+def test_noised_metrics_are_in_the_ledgers_of_the_site_and_declined_beyond_its_limit(sites: Sites, log: Any) -> None:
+    run = private("local-dp-fedavg", CHEAP, **NOISED)
+    assert sites.run("", run)["metrics"] is not None
+    (book,) = SiteLedgers(sites.state, "").of("bern").values()
+    entries = [(entry.round, entry.release.what, entry.release.noise_multiplier) for entry in book.entries]
+    assert [entry for entry in entries if entry[1] == METRICS] == [(1, METRICS, 20.0), (2, METRICS, 20.0)]
+    assert [entry[0] for entry in entries] == [1, 1, 2, 2]
+    limit = spent([*book.releases, *book.releases[:1]], "replace-one", 1e-5).epsilon  # one round more, no metrics
+    summary = sites.run(f"[privacy]\nmax-total-epsilon = {limit}\n", {**run, "rounds": 1}, name="second")
+    assert summary["metrics"] is not None  # from the other site
+    assert "privacy.max-total-epsilon: with this round epsilon " in log()
+    entered = sum(len(book.entries) for book in SiteLedgers(sites.state, "").of("bern").values())
+    assert entered == 5
+
+
+@pytest.mark.parametrize(
+    ("run", "text", "declined"),
+    [
+        (private("dp-fedavg", f"sampling=none {CHEAP}", **NOISED), "", True),
+        (private("dp-fedavg", f"sampling=none {CHEAP}", **NOISED), "[release]\ncounts = true\nmetrics = true\n", False),
+        (private("local-dp-fedavg", CHEAP, **NOISED), "", False),
+        (private(args=CHEAP, **NOISED), "", False),
+    ],
+    ids=["noise of the server", "with leave", "noise of the client", "noise of the client, for rows"],
+)
+def test_metrics_that_the_server_adds_noise_to_need_leave_of_the_site(
+    sites: Sites, log: Any, fl_app: Any, run: Keys, text: str, declined: bool
+) -> None:
+    summary = sites.run(text, run)
+    assert (summary["status"], summary["rounds"]) == ("completed", 2)
+    answers = noised(sites.seen)
+    assert len(answers) == 4
+    assert sum(bool(answer.dropped) for answer in answers) == (2 if declined else 0)
+    assert ("declined by the policy of this site: release.metrics: the noise on" in log()) is declined
+    asked = [
+        word for key, value in run.items() for word in ("-c", f"{key}={sites.schema if key == 'schema' else value}")
+    ]
+    said = " ".join(checked(fl_app, sites, text, *asked).out.split())
+    assert f"when it asks to evaluate: {'declined by release.metrics' if declined else 'allowed'}" in said
+    assert "when it asks to survey" not in said
 
 
 # ---------------------------------------------------------------------------------------------------- before any run

@@ -101,7 +101,7 @@ def test_the_noise_on_a_clients_mean_has_the_scale_that_is_claimed():
     noise = asked.contribution(rows)[0]
     claimed = promise.means_noise * asked.bound / len(rows)
     assert noise.std() == pytest.approx(claimed, rel=0.05)
-    assert asked.own.noise_multiplier == asked.release.noise_multiplier == promise.means_noise
+    assert asked.vectors.own.noise_multiplier == asked.vectors.release.noise_multiplier == promise.means_noise
 
 
 def test_their_share_of_a_target_leaves_the_rest_to_the_rounds():

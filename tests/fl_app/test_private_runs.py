@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from flwr.app import Array, ArrayRecord
 from hospitals import patients, read_json, words, write_csv
 from private_runs import FOUR, PRIVATE, Crash, Exchanged, costs, crashing_in, entries, foreseen, lines, private_run
 from runs import run
@@ -18,6 +19,7 @@ from fl_app.caller import CALLER
 from fl_app.checkpoint import Checkpoint
 from fl_app.config import KEYS
 from fl_app.errors import Refused
+from fl_app.inline import InlineGrid
 from fl_app.job import resumed_job
 from fl_app.profiles import load_profile
 from privacy.accounting import Release, Sampling, spent
@@ -90,14 +92,29 @@ def test_a_budget_ends_the_run_before_the_round_that_would_exceed_it(tmp_path, n
     assert summary["metrics"] is not None  # of the last model, on the server's rows
 
 
-def test_a_budget_below_the_cost_of_one_round_sends_nothing_and_spends_nothing(tmp_path):
-    exchanged = Exchanged()
-    args = "noise-multiplier=1 target-epsilon=0.1"
-    summary, folder = private_run(tmp_path / "out", "dp-fedavg", args, grid=exchanged.grid)
-    assert (summary["status"], summary["stop_reason"], summary["rounds"]) == ("completed", "budget", 0)
-    assert summary["privacy"]["epsilon"] == 0
-    assert exchanged.of("train") == []
-    assert entries(folder) == []
+@pytest.mark.parametrize("name", FOUR)
+def test_a_budget_below_the_cost_of_one_round_is_refused_with_what_would_help(tmp_path, name):
+    args = f"{PRIVATE[name][1]} target-epsilon=0.1"
+    cost = f"{costs(name, 1).epsilon:.4g}"
+    with pytest.raises(Refused, match=f"the first round alone costs epsilon {cost}, .*: raise one of") as refused:
+        private_run(tmp_path / "out", name, args)
+    assert "leave noise-multiplier out" in str(refused.value)
+    assert not (tmp_path / "out" / "ledger.jsonl").exists()
+    means = {"standardize": "private"}
+    budget = costs(name, 1).epsilon * (1 + 1e-9)
+    with pytest.raises(Refused, match="the first round alone"):  # which the means, that come before, leave too little
+        private_run(tmp_path / "means", name, f"{PRIVATE[name][1]} target-epsilon={budget}", **means)
+    summary, _ = private_run(tmp_path / "one", name, f"{PRIVATE[name][1]} target-epsilon={budget}")
+    assert summary["rounds"] == {"dp-ftrl": 3}.get(name, 1)
+
+
+def test_from_the_command_line_such_a_budget_is_refused_before_the_start(fl_app, tmp_path):
+    told = fl_app(
+        "run", "--engine", "inline", "-c", "data=synthetic", "-c", "num-clients=12", "-c", f"out={tmp_path / 'out'}",
+        "-c", "strategy=dp-fedavg", "-c", "strategy-args=noise-multiplier=1 target-epsilon=0.1",
+    )  # fmt: skip
+    assert "the first round alone costs" in told.refusal()
+    assert not (tmp_path / "out").exists()
 
 
 # --------------------------------------------------------------------------------------------- crashes and resumes
@@ -398,6 +415,48 @@ def wards(tmp_path, monkeypatch):
         "clients_per_round": 4,
         "rounds": 6,
     }
+
+
+class OneNodeLies(InlineGrid):
+    """A federation in which one node multiplies what it sends by a thousand."""
+
+    def _work(self, message):
+        reply = super()._work(message)
+        if message.metadata.message_type == "train" and "00" in message.content["order"]["clients"]:
+            for key, record in reply.content.items():
+                if key == "update-0":
+                    scaled = [array.numpy() * array.numpy().dtype.type(1000) for array in record.values()]
+                    reply.content[key] = ArrayRecord({str(i): Array(array) for i, array in enumerate(scaled)})
+        return reply
+
+
+@pytest.mark.parametrize("name", ["dp-fedavg none", "dp-ftrl"])
+@pytest.mark.parametrize("fold", [True, False], ids=["folded", "one by one"])
+def test_an_update_beyond_the_clip_norm_is_clipped_again_and_its_clients_are_named(tmp_path, monkeypatch, name, fold):
+    """Of a node that adds up several, all of them: which one it was only the node knows."""
+    if not fold:
+        monkeypatch.setattr("strategies.base.ComposedStrategy.nodes_may_fold", False)
+    keys = {"clients_per_round": 12, "rounds": 1, "nodes": 3}
+    exchanged = Exchanged()
+    with exchanged.server_log() as logged:
+        _, folder = private_run(tmp_path / "out", name, **keys, grid=OneNodeLies, on_line=None)
+    hosted = ["00", "03", "06", "09"]
+    named = hosted if fold else hosted[:1]
+    assert [line["clipped"] for line in lines(folder)] == [named]
+    warning = f"round 1: updates beyond the clip norm, clipped again: {', '.join(named)}"
+    assert warning in [record.getMessage() for record in logged]
+    assert [line["dropped"] for line in lines(folder)] == [[]]
+    _, honest = private_run(tmp_path / "honest", name, **keys)
+    assert [line["clipped"] for line in lines(honest)] == [[]]
+
+
+@pytest.mark.parametrize("name", ["dp-fedavg", "dp-fedavg-adaptive"])
+def test_of_a_secret_cohort_nobody_is_named_for_an_update_beyond_the_clip_norm(tmp_path, name):
+    exchanged = Exchanged()
+    with exchanged.server_log() as logged:
+        _, folder = private_run(tmp_path / "out", name, rounds=6, grid=OneNodeLies, on_line=None)
+    assert [line["clipped"] for line in lines(folder)] == [None] * 6
+    assert not [record for record in logged if "clip norm" in record.getMessage()]
 
 
 @pytest.mark.parametrize("name", ["dp-fedavg", "dp-fedavg-adaptive", "dp-fedavg fixed", "compressed-dp-fedavg"])
