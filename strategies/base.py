@@ -374,16 +374,18 @@ class ComposedStrategy(Strategy):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Fold the replies as they come and take one server step; (None, None) with fewer good ones than needed."""
         now, before = self._round, self._state
-        fold = self.aggregator.start(now.info.grid)
+        fold, taken = self.aggregator.start(now.info.grid), set[str]()
         for update in now.admit(replies, self._train_metrics, self.work.returns(before.params)):
             with now.dropping(update):
                 fold.add(update)
+                taken.update(update.clients)
                 now.payload_up += update.payload_bytes
             if len(fold) >= self.sampler.awaited(len(now.cohort)):
                 break
         now.close()
         now.good, now.dropped = len(fold), now.failures()
         total = fold.total()
+        now.left_out = taken - set(total.clients)
         if self._down is not None:
             self._down.settle(now.following, now.lost, total.clients)
         if now.good < max(0 if self.sampler.secret else self.basics.min_clients, self.aggregator.fewest):
@@ -503,6 +505,7 @@ class ComposedStrategy(Strategy):
             good=now.good,
             dropped=now.dropped,
             clipped=tuple(sorted(now.clipped)),
+            left_out=tuple(sorted(now.left_out)),
             bytes_up=now.bytes_up,
             bytes_down=now.bytes_down,
             payload_up=now.payload_up,
@@ -519,6 +522,7 @@ class ComposedStrategy(Strategy):
             good=None,
             dropped=(),
             clipped=None,
+            left_out=None,
             bytes_up=None,
             bytes_down=None,
             payload_up=None,

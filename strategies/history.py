@@ -60,6 +60,7 @@ class RoundReport:
     seconds: Mapping[str, float] = field(default_factory=dict)
     epsilon: float | None = None
     clipped: tuple[str, ...] | None = ()
+    left_out: tuple[str, ...] | None = ()
 
     def metric(self, name: str) -> float | None:
         """The metric of the model after the round, else of the one before it, else None."""
@@ -78,7 +79,8 @@ class RoundReport:
         """The inverse of `to_json`. Raises KeyError where a key is missing."""
         values = {f.name: line[f.name] for f in fields(cls)}
         values["dropped"] = tuple(Dropped(**d) for d in line["dropped"])
-        values["clipped"] = None if line["clipped"] is None else tuple(line["clipped"])
+        for name in ("clipped", "left_out"):
+            values[name] = None if line[name] is None else tuple(line[name])
         return cls(**values)
 
 

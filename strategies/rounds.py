@@ -75,6 +75,7 @@ class OpenRound:
     payload_down: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("send", "wait", "fold", "evaluate"), 0.0))
     clipped: set[str] = field(default_factory=set)  # clients whose updates were longer than honest ones can be
+    left_out: set[str] = field(default_factory=set)  # clients whose good updates the aggregate does without
     following: set[int] = field(default_factory=set)  # nodes that answered with the model of this round
     lost: set[int] = field(default_factory=set)  # nodes that could not make it of what they were sent
     _asked: dict[str, tuple[str, ...]] = field(default_factory=dict)  # group id of a message -> its clients

@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fl_app.page.coefficients import coefficients_section
-from fl_app.page.cost import communication, dropped_section, time_section
+from fl_app.page.cost import communication, time_section
 from fl_app.page.facts import Facts, mapping, mappings
 from fl_app.page.headline import header, tiles, title
+from fl_app.page.losses import dropped_section
 from fl_app.page.markup import Html, el
 from fl_app.page.privacy import privacy_section
 from fl_app.page.settings import settings

@@ -18,8 +18,8 @@ import fl_app.page
 from fl_app.config import RunConfig
 from fl_app.page import page
 from fl_app.page.axes import round_axis, spread, value_axis
-from fl_app.page.cost import DROP_REASONS
 from fl_app.page.headline import ENDINGS
+from fl_app.page.losses import DROP_REASONS
 from fl_app.page.markup import Html, el
 from fl_app.page.words import DASH, MINUS, count, duration, percent, ranges, shorten, signed, significant, size
 from strategies.stopping import StopReason
@@ -368,6 +368,14 @@ def test_dropped_clients_are_named_with_reason_and_rounds() -> None:
     assert "6 updates of 1 client not used" in text
     assert "2 more updates not used, whose clients are not named" in text
     assert f"no answer in time1{DASH}3, 5{DASH}7" in text
+
+
+def test_clients_that_the_strategy_left_out_or_clipped_are_named_with_their_rounds() -> None:
+    rounds = [line(1, left_out=["x"], clipped=[]), line(2, left_out=["x", "<y>"], clipped=["z"]), line(3, left_out=[])]
+    text = Page(page(summary(), rounds, None, None)).text()
+    assert f"x1{DASH}2<y>2z2" in text
+    for nobody in ([], None):
+        assert "Left out" not in Page(page(summary(), [line(1, left_out=nobody)], None, None)).text()
 
 
 def test_rounds_that_were_tried_twice_and_clients_that_came_and_went_are_told() -> None:

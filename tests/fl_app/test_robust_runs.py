@@ -151,6 +151,15 @@ def test_a_client_that_claims_many_rows_counts_no_more_than_others(tmp_path, mon
     assert len(seen[100]) > 1
 
 
+def test_whom_krum_left_out_is_in_the_line_of_the_round(tmp_path):
+    task = {"task": f"{__name__}:LyingTask", "task_args": "lie=opposite"}
+    summary, folder = run(tmp_path, strategy="krum", strategy_args="liars=3", **task, **{**KEYS, "rounds": 2})
+    lines = [json.loads(line) for line in folder.rounds.read_text().splitlines()]
+    assert all({"00", "01", "02"} <= set(line["left_out"]) and len(line["left_out"]) == 5 for line in lines)
+    assert all((line["good"], line["dropped"]) == (10, []) for line in lines)
+    assert summary["dropped"] == 0
+
+
 # ----------------------------------------------------------------------------------------- too few for krum
 
 
