@@ -94,6 +94,19 @@ class Deployment:
             time.sleep(0.05)
         assert (process.returncode is None) if stays else (process.returncode == 0), out.with_suffix(".err").read_text()
 
+    def play(self, settings: list[str]) -> None:
+        """The whole document, with a shorter run of these settings."""
+        for name, words in steps():
+            if name == "then":
+                self.carry()
+            elif words[0] == "run":
+                assert words[-1] == "rounds=20"
+                self.follow(name, [*words[:-1], f"rounds={ROUNDS}", "--out", "results", *settings])
+            else:
+                self.follow(name, words)
+            if words[:2] == ["deploy", "server"]:
+                self.start_nginx()
+
     def carry(self) -> None:
         """What the document has people send: public keys to the server, the authority's certificate to the sites."""
         for site in SITES:
@@ -175,22 +188,11 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
         }
         watch.start()
         stack.callback(watch.stop)
-        stack.enter_context(network["server"].captured(BRIDGE, path / "between"))
-        stack.enter_context(network["north"].captured("lo", path / "within"))
-        began = time.monotonic()
-        for name, words in steps():
-            if name == "then":
-                deployment.carry()
-                continue
-            if words[0] == "run":
-                assert words[-1] == "rounds=20"
-                deployment.follow(name, [*words[:-1], f"rounds={ROUNDS}", "--out", "results", *settings])
-                continue
-            deployment.follow(name, words)
-            if words[:2] == ["deploy", "server"]:
-                deployment.start_nginx()
-        seconds = time.monotonic() - began
-        network["north"].python(KNOCK, ELSEWHERE)
+        with network["server"].captured(BRIDGE, path / "between"), network["north"].captured("lo", path / "within"):
+            began = time.monotonic()
+            deployment.play(settings)
+            seconds = time.monotonic() - began
+            network["north"].python(KNOCK, ELSEWHERE)
         summary = read_json(path / "server" / "results" / "summary.json")
         yield Seen(
             deployment,
