@@ -388,7 +388,7 @@ class Repinned(InlineGrid):
 
 def test_a_node_that_refuses_the_bundle_in_a_round_has_declined(serve: Callable[..., Any]) -> None:
     run = serve(grid=Repinned, rounds=1)
-    (report,) = run.folder.read_rounds()
+    (report,) = run.folder.read_rounds(1)
     assert {each.reason for each in report.dropped} == {"declined"}
     assert run.summary["client_updates"] == 2
 
