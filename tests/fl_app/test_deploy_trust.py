@@ -399,7 +399,7 @@ LEAVES_A_TRACE = """
 import os, pathlib
 pathlib.Path(os.environ["FLWR_HOME"], "imported").touch()
 """
-KEYS = {"data": "csv", "rounds": 1, "num-clients": 3, "min-clients": 2, "enrol-timeout-s": 20}
+KEYS = {"data": "csv", "rounds": 1, "num-clients": 3, "min-clients": 2}
 
 
 @pytest.fixture
@@ -419,9 +419,8 @@ def site(federation: Federation, name: str, seed: int) -> Path:
 
 
 @pytest.mark.flower
-@pytest.mark.timeout(420)
+@pytest.mark.timeout(600)
 def test_sites_that_pinned_a_bundle_refuse_another_unseen_and_train_on_theirs(federation: Federation) -> None:
-    federation.call("deploy", "init", "fed")
     federation.serve()
     sites = {name: site(federation, name, seed) for seed, name in enumerate(("east", "west", "any"))}
     federation.call("deploy", "register", "fed", *sites)
@@ -437,11 +436,15 @@ def test_sites_that_pinned_a_bundle_refuse_another_unseen_and_train_on_theirs(fe
     assert "--trusted-entities" in told
     assert "runs no bundles but those signed by: east (SHA256:" in told
 
-    words = [word for key, value in KEYS.items() for word in ("-c", f"{key}={value}")]
-    run = ["run", "deployment", "--profiles", "fed", "--json", *words]
+    def run(folder: str, out: str, wait_s: int = 120, status: int = 0) -> dict[str, Any]:
+        words = [word for key, value in KEYS.items() for word in ("-c", f"{key}={value}")]
+        where = ["--profiles", folder, "--out", out, "--json", "-c", f"enrol-timeout-s={wait_s}"]
+        summary: dict[str, Any] = json.loads(federation.call("run", "deployment", *where, *words, status=status).stdout)
+        return summary
+
     honest = federation.environment
     federation.environment = {**honest, "PYTHONPATH": str(another_app(federation.path / "other", LEAVES_A_TRACE))}
-    refused = json.loads(federation.call(*run, "--out", "refused", status=1).stdout)
+    refused = run("fed", "refused", wait_s=30, status=1)
     federation.environment = honest
     homes = {name: folder / "state" / "nodes" / name / "home" for name, folder in sites.items()}
     assert refused["stop_reason"] == "too-few-clients"
@@ -456,14 +459,12 @@ def test_sites_that_pinned_a_bundle_refuse_another_unseen_and_train_on_theirs(fe
     shutil.copytree(federation.path / "fed" / "trust", elsewhere / "trust")
     shutil.copy(federation.path / "fed" / "pyproject-flower.toml", elsewhere)
     opened(elsewhere / "state" / "server" / "superlink.db")
-    run[run.index("fed")] = "elsewhere"
-    lost = json.loads(federation.call(*run, "--out", "lost", status=1).stdout)
+    lost = run("elsewhere", "lost", status=1)
     assert "is of another SuperLink than these signatures" in lost["error"]
     statuses = opened(federation.path / "fed" / "state" / "server" / "superlink.db").get_run_info()
     log = (federation.path / "lost" / "flower.log").read_text()
     assert sorted(each.status.sub_status for each in statuses) == ["failed", "stopped"], log
 
-    run[run.index("elsewhere")] = "fed"
-    summary = json.loads(federation.call(*run, "--out", "accepted").stdout)
+    summary = run("fed", "accepted")
     assert (summary["status"], summary["clients"]) == ("completed", 3)
     federation.call("deploy", "stop", "fed")
