@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from conftest import Command
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from deployment import Federation
 from flwr.app import Message
 from flwr.server.superlink.linkstate import LinkStateFactory
 from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
@@ -26,7 +27,6 @@ from flwr.superlink.federation import NoOpFederationManager
 from flwr.supernode.cli.flower_supernode import _try_obtain_trusted_entities, _validate_public_keys_ed25519
 from flwr.supernode.start_client_internal import FAB_VERIFICATION_ERROR, _verify_fab
 from hospitals import patients, write_csv
-from test_deploy_runs import Federation
 
 from fl_app import client_app
 from fl_app.bundle import BUNDLED_FILES, PACKAGES, build_bundle
@@ -404,7 +404,7 @@ KEYS = {"data": "csv", "rounds": 1, "num-clients": 3, "min-clients": 2}
 
 @pytest.fixture
 def federation(tmp_path: Path) -> Iterator[Federation]:
-    made = Federation(tmp_path)
+    made = Federation(tmp_path, ("north", "south"))
     yield made
     made.close()
 
