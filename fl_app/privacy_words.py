@@ -103,7 +103,7 @@ def _measured(metrics: Facts, unit: str) -> str:
     noise = f"of a standard deviation of up to {stddev}, and more where clients do not answer" if stddev else ""
     noise = noise or "of each client, the more the fewer test rows it has"
     return (
-        "The metrics of this run are noised sums too: clients measured the model on their test rows, of which a row"
+        "The metrics of this run are noised sums too: all clients measured the model on their test rows, of which each"
         f" counts within bounds ({ranges}). They hold noise {noise}, and cost every {unit} something."
     )
 

@@ -29,6 +29,10 @@ OF_SPLIT = (
 OF_ROWS = (
     "Who has many rows and who has few: the promise is for single rows of a client, not for the client as a whole."
 )
+OF_METRICS = (
+    "Whoever runs the server also sees the metrics of every client, or of every node's clients together, before it adds"
+    " the noise."
+)
 BY_DROPPING = "Which clients did not answer well in a round, and why: who takes part is no secret here."
 BY_STOPPING = (
     "When the run ended: where that was decided by results, what surely holds is epsilon of all planned rounds."
@@ -136,7 +140,7 @@ def privacy_json(
             **_metrics(config, protection, schema),
             "curve": [[number, epsilon] for number, epsilon in enumerate(epsilons, 1)],
             "not_covered": not_covered,
-            "trust": list(protection.trust),
+            "trust": [*protection.trust, *([OF_METRICS] if protection.metrics and not protection.by_clients else [])],
         }
     )
     return content

@@ -107,4 +107,4 @@ class PrivateMetrics:
 def _held(values: NDArray[Any], low: float, high: float) -> NDArray[np.float64]:
     """In units of the range, from its middle; what is no number is 0."""
     inside = np.clip(np.asarray(values, np.float64), low, high)
-    return np.clip(np.nan_to_num((inside - (low + high) / 2) / (high - low), nan=0.0), -0.5, 0.5)
+    return np.nan_to_num((inside - (low + high) / 2) / (high - low), nan=0.0)

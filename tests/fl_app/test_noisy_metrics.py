@@ -143,11 +143,14 @@ def test_a_ledger_that_lacks_metrics_of_the_checkpoint_is_refused(tmp_path, name
 
 def test_a_ledger_whose_metrics_go_further_than_its_training_is_refused(tmp_path):
     """With dp-ftrl one entry pays for three rounds; metrics of a round in between pay for none."""
-    _, folder = noisy_run(tmp_path / "out", "dp-ftrl", evaluate_every=3, rounds=4)
-    content = folder.ledger.read_bytes().splitlines(keepends=True)
-    folder.ledger.write_bytes(b"".join(content[:3]))  # the terms, rounds 1 to 3, the metrics of round 3
+    keys = {"evaluate_every": 3, "rounds": 8}
+    with pytest.raises(Crash):
+        noisy_run(tmp_path / "out", "dp-ftrl", **keys, grid=crashing_at("train", 5))
+    ledger = tmp_path / "out" / "ledger.jsonl"
+    content = ledger.read_bytes().splitlines(keepends=True)
+    ledger.write_bytes(b"".join(content[:3]))  # the terms, rounds 1 to 3, the metrics of round 3
     with pytest.raises(Refused, match="the ledger lacks rounds of the 4"):
-        noisy_run(tmp_path / "out", "dp-ftrl", evaluate_every=3, rounds=8, resume=True)
+        noisy_run(tmp_path / "out", "dp-ftrl", **keys, resume=True)
 
 
 def test_a_resume_with_another_noise_on_the_metrics_is_refused(tmp_path):
@@ -241,9 +244,15 @@ def test_people_are_told_what_the_metrics_are_worth(tmp_path, fl_app):
     assert "3 x metrics on test rows: Gaussian, noise multiplier 6, no sampling" in text
     assert "The metrics of this run are noised sums too" in text
     assert "accuracy from 0 to 1" in text
+    assert "also sees the metrics of every client" in text
     page = folder.report.read_text()
     assert "The metrics of this run are noised sums too" in page
     assert "test rows, with noise" in page
+    _, local = noisy_run(tmp_path / "local", RECORD)
+    told = local.read_json(local.privacy)
+    assert told["metrics"]["stddev"] is None
+    assert not [line for line in told["trust"] if "metrics" in line]
+    assert [line for line in told["not_covered"] if "to test on" in line]
 
 
 # ------------------------------------------------------------------------------------------------- the noise, its scale
