@@ -453,6 +453,19 @@ def test_the_calibrated_noise_of_one_release_of_everyone_is_the_exact_one():
     assert calibrate(1.0, 1e-5, "replace-one", EVERYONE, 1) == pytest.approx(2 * noise, rel=2 * TOLERANCE)
 
 
+@pytest.mark.parametrize("relation", ["add-remove", "replace-one"])
+@pytest.mark.parametrize("besides", [[everyone(30.0, 7)], [everyone(30.0, 2), everyone(90.0, 5)]], ids=["one", "two"])
+def test_releases_of_everyone_beside_are_paid_for_exactly_and_without_dp_accounting(relation, besides, monkeypatch):
+    monkeypatch.setitem(sys.modules, "dp_accounting", None)  # importing it would raise
+    noise = calibrate(3.0, 1e-5, relation, EVERYONE, 10, besides)
+    monkeypatch.undo()
+    assert spent([everyone(noise, 10), *besides], relation, 1e-5).epsilon <= 3.0
+    assert spent([everyone(noise * (1 - 2 * TOLERANCE), 10), *besides], relation, 1e-5).epsilon > 3.0
+    for much in (everyone(0.1), everyone(0.0)):
+        with pytest.raises(ValueError, match="no noise multiplier up to 1e"):
+            calibrate(3.0, 1e-5, relation, EVERYONE, 10, [much])
+
+
 def test_a_target_that_no_noise_reaches_is_refused_saying_what_would():
     with pytest.raises(ValueError, match="fewer rounds, a lower sampling rate, or a larger epsilon or delta"):
         calibrate(1e-9, 1e-12, "add-remove", EVERYONE, 10**6)
