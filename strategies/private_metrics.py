@@ -68,15 +68,16 @@ class PrivateMetrics:
     def contribution(self, rows: Mapping[str, NDArray[Any]], count: int) -> Arrays:
         """Of one client, from the metrics of its `count` test rows, (count,) each; where rows are protected, noised.
 
-        A value that is no number counts as the middle of its range. Raises InvalidUpdate for metrics of other names or
-        numbers of rows, and where single rows are protected and there are none, which is no secret then.
+        Of no rows they may be missing. A value that is no number counts as the middle of its range. Raises
+        InvalidUpdate for metrics of other names or numbers of rows, and where single rows are protected and there are
+        none, which is no secret then.
         """
+        if not count and self.protection.unit == "record":
+            raise InvalidUpdate("declined", "no test rows")
+        if not count:
+            return (np.zeros(self.vectors.size),)
         if set(rows) != set(self.ranges) or any(np.shape(values) != (count,) for values in rows.values()):
             raise InvalidUpdate("metrics", f"expected {', '.join(self.ranges)}, each of {count} rows")
-        if not count:
-            if self.protection.unit == "record":
-                raise InvalidUpdate("declined", "no test rows")
-            return (np.zeros(self.vectors.size),)
         held = [_held(rows[name], low, high) for name, (low, high) in self.ranges.items()]
         held += [np.full(count, 0.5)] if self.by_answers else []
         return self.vectors.of_rows(np.stack(held, axis=1))

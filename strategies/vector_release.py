@@ -23,9 +23,11 @@ from strategies.transforms.clipping import Clip
 from strategies.transforms.noise import LocalNoise, NoiseOnSum
 from strategies.update import Arrays, FixedPoint, Template, Update
 
+STEPS = 2**30
+"""Of the grid on which a client adds up its rows, in 1. Sums of floats depend on what else is in them; these do not."""
 ROUNDING = 2.0**-20
-"""By so much of it a row's bound is raised where the client adds the noise: what rounding a mean of rows to floats and
-to the grid of the noise may add to what one row moves, and a thousand times as much."""
+"""By so much of it a row's bound is raised where the client adds the noise: more than rounding adds to what one row
+moves, to this grid, that of the noise, and the mean to a float (up to 100,000 columns and 2^30 rows)."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class VectorRelease:
 
     def of_rows(self, rows: NDArray[np.float64]) -> Arrays:
         """A client's vector, from those of its rows (n, size), n from 1 on; where rows are protected, noised."""
-        mean = rows.mean(axis=0)
+        mean = np.rint(rows * STEPS).astype(np.int64).sum(axis=0) / (STEPS * len(rows))
         if self.promise.unit != "record":
             return (mean,)
         noise = LocalNoise(self.own, self.bound / len(rows) * (1 + ROUNDING), self.entropy)

@@ -209,6 +209,33 @@ def test_where_nobody_answers_noise_is_released_and_charged(tmp_path):
     assert local["metrics"] is None
 
 
+class NeedsRows(LogisticTask):
+    """Logistic regression that cannot measure nothing."""
+
+    def measure_rows(self, arrays, rows):
+        if not len(rows):
+            raise RuntimeError("no rows")
+        return super().measure_rows(arrays, rows)
+
+
+@pytest.mark.parametrize("name", ["dp-fedavg", "local-dp-fedavg", RECORD])
+def test_a_client_without_test_rows_does_not_count_and_where_clients_are_protected_does_not_show(tmp_path, name):
+    exchanged = Exchanged()
+    keys = {**HARDLY_ANY, "data": "breast-cancer", "data_args": "", "partition": "by-size", "num_clients": 12}
+    keys |= {"partition_args": "exponent=3", "min_examples": 1, "task": f"{HERE}:NeedsRows"}
+    summary, folder = noisy_run(tmp_path / "out", name, **keys, grid=exchanged.grid)
+    checkpoint = Checkpoint.read(folder.checkpoint)
+    rows = prepared_rows(checkpoint.config, checkpoint.design)
+    without = {client for client in rows.clients if not len(rows.shard(client).test)}
+    assert without
+    dropped = [client for _, reply in exchanged.of("evaluate") for client in reply.content["answer"]["dropped"]]
+    assert set(dropped) == (without if name == RECORD else set())
+    task = build_task(checkpoint.config, checkpoint.design.schema)
+    own = [task.measure_rows(checkpoint.state.params, rows.shard(c).test) for c in rows.clients if c not in without]
+    expected = np.mean([each["accuracy"].mean() for each in own])
+    assert summary["metrics"]["accuracy"] == pytest.approx(expected, abs=1e-4)
+
+
 def test_a_regression_has_errors_up_to_twice_those_of_guessing(tmp_path):
     keys = {"data": "diabetes", "task": "linear", "data_args": "", "num_clients": 8, **HARDLY_ANY, "rounds": 5}
     summary, folder = noisy_run(tmp_path / "out", RECORD, **keys, learning_rate=0.01)
@@ -301,7 +328,7 @@ def test_one_client_adds_no_more_than_the_noise_is_made_for_whatever_its_rows_an
     bound = release.vectors.bound
     for each in (rows, other):
         assert np.linalg.norm(measured(release, each)) <= bound * (1 + 1e-12)
-    assert np.array_equal(release.contribution(dict.fromkeys(release.ranges, np.zeros(0)), 0)[0], np.zeros(4))
+    assert np.array_equal(release.contribution({}, 0)[0], np.zeros(4))  # as if it had not answered
 
 
 @given(rows=ROWS, row=st.sampled_from([(np.nan,) * 3, (1e300,) * 3, (-1.0, 1.0, np.inf), (0.0, 1.0, 0.5)]))
@@ -331,7 +358,7 @@ def test_metrics_of_other_names_or_of_another_number_of_rows_are_no_contribution
         with pytest.raises(InvalidUpdate, match="metrics"):
             release.contribution(rows, 5)
     with pytest.raises(InvalidUpdate, match="no test rows"):
-        release.contribution(dict.fromkeys(release.ranges, np.zeros(0)), 0)
+        release.contribution({}, 0)
 
 
 # -------------------------------------------------------------------------------------------- what leaves a node for it
