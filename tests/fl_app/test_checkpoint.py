@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from safetensors import safe_open
@@ -86,7 +86,7 @@ def bits(arrays: tuple[np.ndarray, ...]) -> list[tuple[Any, ...]]:
 
 
 @given(checkpoints)
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=50)
 def test_what_is_read_is_what_was_written_to_the_bit(
     tmp_path_factory: pytest.TempPathFactory, checkpoint: Checkpoint
 ) -> None:

@@ -87,7 +87,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[], str]]:
 
 
 @given(st.integers(1, 9), st.integers(1, 12))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_every_client_lives_on_exactly_one_node_and_enrols_with_its_training_rows(
     small_config: Make, nodes: int, clients: int
 ) -> None:
@@ -270,7 +270,7 @@ class Backwards(InlineGrid):
 
 
 @given(st.integers(0, 2**32), st.integers(2, 12))
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 def test_neither_nodes_nor_the_order_of_answers_change_a_bit_of_the_statistics(
     small_config: Make, seed: int, nodes: int
 ) -> None:
@@ -284,7 +284,7 @@ def test_neither_nodes_nor_the_order_of_answers_change_a_bit_of_the_statistics(
 
 
 @given(st.integers(0, 2**32), st.integers(2, 9), st.sampled_from(["mean", "indicator"]))
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 def test_nor_do_they_change_categories_gaps_and_the_order_of_columns(
     small_config: Make, seed: int, nodes: int, missing: str
 ) -> None:
@@ -1105,7 +1105,7 @@ def test_no_moments_of_a_label_are_sent_by_few_rows_without_need_or_of_classes(
 
 
 @given(st.integers(0, 100), st.integers(1, 7))
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 def test_neither_nodes_nor_the_order_of_answers_change_a_bit_of_the_labels_scale(
     small_config: Make, seed: int, nodes: int
 ) -> None:

@@ -690,7 +690,7 @@ def test_metrics_that_the_server_adds_noise_to_need_leave_of_the_site(
     answers = noised(sites.seen)
     assert len(answers) == 4
     assert sum(bool(answer.dropped) for answer in answers) == (2 if declined else 0)
-    assert ("declined by the policy of this site: release.metrics: the noise on" in log()) is declined
+    assert ("declined by this site: release.metrics: the noise on" in log()) is declined
     asked = [
         word for key, value in run.items() for word in ("-c", f"{key}={sites.schema if key == 'schema' else value}")
     ]

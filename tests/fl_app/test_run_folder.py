@@ -46,7 +46,7 @@ def histories(draw: Any) -> list[RoundReport]:
     ]
 
 
-some = settings(max_examples=40, deadline=None)  # each writes to the disk
+some = settings(max_examples=40)  # each writes to the disk
 
 
 @pytest.fixture(scope="module")

@@ -291,7 +291,7 @@ def cost(kind, rate, noise, count, delta):
     return np.array([found.pld, found.rdp])
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     st.sampled_from(["poisson", "fixed", "none"]),
     st.floats(0.001, 1),

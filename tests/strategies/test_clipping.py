@@ -45,7 +45,7 @@ def encoded(arrays, clip_norm):
 
 
 @given(UPDATES, BOUNDS)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_a_clipped_update_is_within_the_bound_in_exact_arithmetic_and_keeps_shapes_and_dtypes(arrays, bound):
     try:
         result = encoded(arrays, bound)
@@ -58,7 +58,7 @@ def test_a_clipped_update_is_within_the_bound_in_exact_arithmetic_and_keeps_shap
 
 
 @given(UPDATES, BOUNDS)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_clipping_twice_is_clipping_once_to_the_bit_and_what_is_within_the_bound_stays(arrays, bound):
     try:
         once = encoded(arrays, bound)
@@ -179,7 +179,6 @@ def test_a_fold_of_k_clients_is_held_to_k_times_the_bound(count):
 
 
 @given(npst.arrays(np.int64, (5,), elements=st.integers(-(2**61), 2**61)), st.integers(1, 5))
-@settings(deadline=None)
 def test_whatever_a_node_claims_to_be_the_sum_of_k_clients_the_server_lets_in_k_times_the_bound(steps, count):
     update = Update((steps,), tuple(map(str, range(count))), weight=count, on_grid=True)
     (held,) = CENTRAL.limit(update, ROUND).arrays
@@ -298,7 +297,7 @@ def test_the_norm_announced_is_the_norm_that_clips_and_the_norm_that_the_noise_i
     st.floats(0.01, 3.0),
     st.sampled_from([np.float32, np.float64]),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_update_and_bit_together_never_exceed_the_bound(values, clip_norm, bit_scale, dtype):
     clip = adaptive(clip_norm, bit_scale=bit_scale)
     pipeline = chained(clip, 1.0)

@@ -155,7 +155,7 @@ def distance(one, other):
 
 @pytest.mark.parametrize("name", STRATEGIES)
 @given(federations(), st.booleans(), st.sampled_from([10, 30, 37]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_no_client_moves_the_sum_by_more_than_the_noise_is_made_for(name, federation, folding, fraction_bits):
     clients, other = federation
     strategy = built(name)
@@ -187,7 +187,7 @@ def elsewhere(update):
 
 @pytest.mark.parametrize("name", STRATEGIES)
 @given(federations(), st.sampled_from([10, 30, 37]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_nothing_that_honest_clients_or_nodes_send_counts_as_beyond_the_clip_norm(name, federation, fraction_bits):
     clients = [replace(client, honest=True, arrays=federation[0][0].arrays) for client in federation[0]]
     strategy = built(name)
@@ -283,7 +283,7 @@ def test_the_grid_is_the_same_whoever_was_drawn_and_whoever_is_there(name):
 
 
 @given(st.integers(0, 2**32), st.integers(4, 10), st.integers(2, 4), st.integers(1, 3))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_over_a_run_of_dp_ftrl_a_client_moves_what_is_released_by_what_is_paid_for(seed, rounds, cohorts, size):
     """Whoever is online, at the client's worst: ||C (x - x')|| <= sqrt(charged releases) times the bound of one."""
     rng = np.random.default_rng(seed)

@@ -76,7 +76,6 @@ def pooled_terms(tables, rules):
     st.integers(0, 2**32), st.lists(st.integers(1, 60), min_size=1, max_size=6), st.sampled_from(MISSING),
     st.sampled_from(["global", "local", "none"]), st.integers(1, 30),
 )  # fmt: skip
-@settings(deadline=None)
 def test_the_design_is_that_of_the_pooled_rows_of_those_who_tell(seed, sizes, missing, standardize, min_examples):
     rules = Rules(standardize, missing, min_examples=min_examples)
     tables = clients_of(seed, sizes, missing=0.0 if missing == "error" else 0.2)
@@ -103,7 +102,6 @@ def test_the_design_is_that_of_the_pooled_rows_of_those_who_tell(seed, sizes, mi
 
 
 @given(st.integers(0, 2**32), st.permutations(range(4)), st.sampled_from(MISSING))
-@settings(deadline=None)
 def test_neither_the_order_of_rows_nor_who_holds_which_changes_a_bit_of_the_design(seed, owners, missing):
     rules = Rules("global", missing, min_examples=20)
     tables = clients_of(seed, (25, 40, 33, 7), missing=0.0 if missing == "error" else 0.1)
@@ -116,7 +114,6 @@ def test_neither_the_order_of_rows_nor_who_holds_which_changes_a_bit_of_the_desi
 
 
 @given(st.integers(0, 2**32), st.permutations(list(ALL_KINDS)))
-@settings(deadline=None)
 def test_the_order_of_a_clients_columns_changes_nothing_but_theirs(seed, order):
     rules = Rules("global", "indicator", min_examples=20)
     tables = clients_of(seed, (30, 30, 30))
@@ -144,7 +141,6 @@ def test_scaling_by_raw_squares_would_have_failed_this():
 
 
 @given(st.integers(0, 2**32), st.integers(1, 60), st.integers(1, 60), st.sampled_from(["mean", "indicator"]))
-@settings(deadline=None)
 def test_a_client_below_min_examples_tells_neither_statistics_nor_categories_nor_gaps(seed, size, least, missing):
     rows = clients_of(seed, [size])["00"]
     told = describe(rows, Rules("global", missing, min_examples=least))
@@ -161,7 +157,6 @@ def test_a_client_below_min_examples_tells_neither_statistics_nor_categories_nor
 
 
 @given(st.integers(0, 2**32), st.integers(20, 60), st.floats(0, 1))
-@settings(deadline=None)
 def test_a_column_known_in_fewer_than_min_examples_rows_is_not_told(seed, size, missing):
     rows = clients_of(seed, [size], missing=missing)["00"]
     moments = describe(rows, Rules("none", "mean", min_examples=20)).moments
@@ -174,7 +169,6 @@ def test_a_column_known_in_fewer_than_min_examples_rows_is_not_told(seed, size, 
 
 
 @given(st.integers(0, 2**32), st.integers(1, 80))
-@settings(deadline=None)
 def test_only_categories_that_five_rows_have_are_told(seed, size):
     rows = clients_of(seed, [size])["00"]
     told = describe(rows, Rules("none", "mean", min_examples=1))

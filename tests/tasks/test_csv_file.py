@@ -16,7 +16,7 @@ from tasks.data import csv_cells, csv_records, csv_text
 from tasks.data.csv_file import Column, CsvError, CsvFile, read_csv
 from tasks.data.decimals import decimals
 
-MANY = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+MANY = settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 FEW = settings(MANY, max_examples=100)
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from raw_rows import KINDS, SITES, STAGES, cells, random_rows, table
 
@@ -313,7 +313,6 @@ def columns_of(terms):
     st.text(), st.lists(st.text()).map(tuple), st.sampled_from(["global", "local", "none"]),
     st.sampled_from(["error", "mean", "indicator"]),
 )  # fmt: skip
-@settings(deadline=None)
 def test_a_design_survives_its_own_json_to_the_bit(terms, label, classes, standardize, missing):
     made = Design(terms, label, classes, standardize, missing)
     back = Design.from_json(json.loads(json.dumps({**made.to_json(), "else": 1})))

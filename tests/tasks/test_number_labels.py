@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.data.agreement import Rules, agree, check_rows, describe
@@ -28,7 +28,6 @@ def design_of(tables, **rules):
     st.integers(0, 2**32), st.lists(st.integers(20, 60), min_size=1, max_size=6), st.sampled_from(["global", "local"]),
     st.sampled_from([0.0, 1e12]),
 )  # fmt: skip
-@settings(deadline=None)
 def test_the_label_is_scaled_by_the_pooled_mean_and_deviation_of_those_who_tell(seed, sizes, standardize, far):
     rng = np.random.default_rng(seed)
     tables = [table(far + rng.normal(k, 1 + k, size=size)) for k, size in enumerate(sizes)]
