@@ -87,7 +87,6 @@ def resumed_job(path: Path, texts: Mapping[str, str], profile: Profile, engine: 
     check_engine(profile, engine)
     folder = RunFolder(path.expanduser().resolve())
     checkpoint = Checkpoint.read(folder.checkpoint)
-    folder.wait_until_unserved()  # a deployment's run goes on though nobody waits for it
     if others := sorted(set(texts) - {"rounds"}):
         raise Refused(f"-c {others[0]}", f"--resume {path}", "a resumed run takes all but rounds from its folder")
     config = RunConfig.parse_texts(texts, checkpoint.config.values())
@@ -98,6 +97,8 @@ def resumed_job(path: Path, texts: Mapping[str, str], profile: Profile, engine: 
         raise Refused("nothing left to do", f"--resume {path}", f"raise rounds with -c rounds={config.rounds + 10}")
     config = config.model_copy(update={"out": str(folder.path), "resume": True})
     check_workers(config, profile, engine)
+    with folder.served():  # where nobody else does: a deployment's run goes on though nobody waits for it
+        pass
     return Job(config, folder, profile, engine, check_config(config, profile))
 
 

@@ -153,11 +153,15 @@ class RunFolder:
 
         One that was stopped is waited for. Raises Refused where another ServerApp goes on writing.
         """
-        self.wait_until_unserved()
-        with _held(self.path / _SERVED) as mine:
-            if not mine:
-                raise Refused("two runs at once in one folder", str(self.path), "resume it once")
-            yield
+        deadline = time.monotonic() + _STOPPED_WITHIN_S
+        while time.monotonic() < deadline:
+            with _held(self.path / _SERVED) as mine:
+                if mine:
+                    yield
+                    return
+            time.sleep(_LOOK_S)
+        remedy = "wait for its end, or stop it at the SuperLink: flwr stop, with the run's number in flower.log"
+        raise Refused("the run is still going on", str(self.path), remedy)
 
     def is_served(self) -> bool:
         """Whether a ServerApp on this machine is writing here."""
@@ -165,15 +169,6 @@ class RunFolder:
             return False
         with _held(self.path / _SERVED) as free:
             return not free
-
-    def wait_until_unserved(self) -> None:
-        """Until no ServerApp is writing here. Raises Refused where that takes long."""
-        deadline = time.monotonic() + _STOPPED_WITHIN_S
-        while self.is_served():
-            if time.monotonic() > deadline:
-                remedy = "wait for its end, or stop it at the SuperLink: flwr stop, with the run's number in flower.log"
-                raise Refused("the run is still going on", str(self.path), remedy)
-            time.sleep(_LOOK_S)
 
     def append_round(self, report: RoundReport) -> None:
         """Add a line to rounds.jsonl, on the disk when this returns."""

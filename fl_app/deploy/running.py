@@ -81,7 +81,7 @@ class _NewLines:
         self._path, self._seen = path, path.stat().st_size
 
     def read(self) -> list[str]:
-        """The whole lines since the last call; what is cut off a log that is rotated is not missed."""
+        """The whole lines since the last call. A log that was cut meanwhile is read on from its end."""
         with self._path.open("rb") as log:
             self._seen = min(self._seen, log.seek(0, os.SEEK_END))
             log.seek(self._seen)

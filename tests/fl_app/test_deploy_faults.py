@@ -1,6 +1,7 @@
 """Faults of a real deployment: processes that are killed or hang, networks that are cut. It takes minutes."""
 
 import contextlib
+import json
 import os
 import select
 import signal
@@ -15,6 +16,8 @@ from typing import Any
 import pytest
 from deployment import Federation, federation_of, member, wait_for
 
+from fl_app.deploy.folder import deploy_folder
+from fl_app.deploy.programs import flwr
 from fl_app.kept_process import descendants
 from fl_app.run_folder import RunFolder
 
@@ -22,6 +25,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 
 SITES = ("north", "south", "west")
 MISSED_S = 60.0  # Flower calls a node dead that has missed two heartbeats
+EVERYBODY = {"num_clients": 3, "min_clients": 3, "local_epochs": 2, "enrol_timeout_s": 120}
 SLOW_S = 60.0  # what else may take its time on a busy machine
 
 
@@ -70,9 +74,8 @@ def test_the_survivors_of_a_killed_node_go_on_in_bounded_time_and_it_may_come_ba
     assert (last["round"], last["expected_clients"], last["good"]) == (10, 3, 3)
 
     (west,) = [node["id"] for node in federation.status() if node["name"] == "west"]
-    environment = {**federation.environment, "FLWR_HOME": str(federation.path / "fed" / "state" / "cli")}
-    withdraw = [sys_script("flwr"), "supernode", "unregister", west, "deployment"]
-    subprocess.run(withdraw, env=environment, check=True, capture_output=True, timeout=60)
+    withdraw = flwr(deploy_folder(federation.path / "fed"), "supernode", "unregister", west)
+    subprocess.run(withdraw.argv, env=withdraw.environment, check=True, capture_output=True, timeout=60)
     assert nodes["west"].wait(MISSED_S) == 1
     assert "its key was withdrawn at the server" in federation.output(nodes["west"])[1].splitlines()[-1]
     refused = federation.call(
@@ -81,14 +84,6 @@ def test_the_survivors_of_a_killed_node_go_on_in_bounded_time_and_it_may_come_ba
         status=1,
     )
     assert "error: the SuperLink does not know this node's key: " in refused.stderr
-
-
-def sys_script(name: str) -> str:
-    """One of Flower's programs, as installed with this Python."""
-    from fl_app.superlink import flower_environment
-
-    folder = flower_environment(Path())["PATH"].split(os.pathsep)[0]
-    return str(Path(folder) / name)
 
 
 # --------------------------------------------------------------------------------- nodes that hang, networks that fail
@@ -187,7 +182,7 @@ def test_a_node_that_hangs_and_one_whose_network_is_cut_cost_a_timeout_a_round_a
 def test_a_run_that_was_killed_interrupted_or_deserted_goes_on_to_the_model_of_an_uninterrupted_run(
     federation: Federation,
 ) -> None:
-    keys = {"rounds": 5, "num_clients": 3, "strategy": "compressed-fedavg", "local_epochs": 2, "min_clients": 3}
+    keys = {**EVERYBODY, "rounds": 5, "strategy": "compressed-fedavg"}
     keys["strategy_args"] = "top-k=0.5 bits=8"  # what was left out of an update is kept at its client
     server, folder = federation.started[0], RunFolder(federation.results)
     federation.wait_until_ready(*[federation.node(site) for site in SITES])
@@ -219,12 +214,35 @@ def test_a_run_that_was_killed_interrupted_or_deserted_goes_on_to_the_model_of_a
     wait_for(lambda: not folder.is_served(), "its end")
 
     played = len(federation.rounds())
-    done = federation.call("run", "--resume", "results")
-    assert done.returncode == 0
+    federation.call("run", "--resume", "results")
     summary = federation.summary()
     assert summary["resumed_from"] in (played - 1, played)
     assert [line["round"] for line in federation.rounds()] == [1, 2, 3, 4, 5]
     assert summary["dropped"] == 0
+    assert summary["params_sha256"] == federation.simulated(**keys)["params_sha256"]
+    for site in SITES:
+        assert "is lost" not in log_of(federation, site)
+
+
+def test_a_run_whose_superlink_was_killed_goes_on_to_the_model_of_an_uninterrupted_run(federation: Federation) -> None:
+    keys = {**EVERYBODY, "rounds": 3, "strategy": "scaffold"}  # whose clients keep their control variates
+    server = federation.started[0]
+    federation.wait_until_ready(*[federation.node(site) for site in SITES])
+    run = federation.run("--out", "results", **keys)
+    federation.wait_for_round(2, run)
+    os.kill(member(server, "flower-superlink"), signal.SIGKILL)
+    assert server.wait(60) == 1
+    assert "error: the SuperLink was killed: " in federation.output(server)[1]
+    assert run.wait(60) == 1
+    said, error = (text.splitlines()[-1] for text in federation.output(run))
+    assert said == "go on with: fl-app run --resume results"
+    assert error.startswith(f"error: the run failed: {federation.results}: Connection to the SuperLink is unavailable.")
+    assert (federation.summary()["status"], federation.summary()["rounds"]) == ("failed", 2)
+
+    federation.serve()
+    done = federation.call("run", "--resume", "results", "--json")
+    summary = json.loads(done.stdout)
+    assert (summary["status"], summary["rounds"], summary["resumed_from"]) == ("completed", 3, 2)
     assert summary["params_sha256"] == federation.simulated(**keys)["params_sha256"]
     for site in SITES:
         assert "is lost" not in log_of(federation, site)

@@ -3,7 +3,6 @@
 import contextlib
 import http.client
 import json
-import os
 import re
 import shutil
 import signal
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from deployment import PROJECT, Federation, alive, federation_of, member, pairs, wait_for
+from deployment import PROJECT, Federation, alive, federation_of, pairs, wait_for
 
 from fl_app.config import RunConfig
 from fl_app.deploy.programs import free_port
@@ -44,7 +43,7 @@ def elsewhere(federation: Federation, keys: Mapping[str, Any]) -> Outcome:
     return outcome
 
 
-def test_two_sites_train_the_model_of_a_simulation_and_stop_leaves_no_process(federation: Federation) -> None:
+def test_two_sites_come_to_the_model_of_a_simulation_and_stop_leaves_no_process(federation: Federation) -> None:
     federation.serve()
     registered = federation.call("deploy", "register", "fed", *SITES)
     assert "flwr supernode register --name north" in registered.stderr
@@ -60,15 +59,18 @@ def test_two_sites_train_the_model_of_a_simulation_and_stop_leaves_no_process(fe
     assert {node["status"] for node in nodes} == {"online"}
     assert all(node["last_seen"] and node["flwr"] and node["app"] for node in nodes)
 
-    keys = {"rounds": 2, "num_clients": 2, "batch_size": 16, "local_epochs": 2}
+    keys = {"rounds": 1, "num_clients": 2, "batch_size": 16, "local_epochs": 2}
     done = federation.call("run", "deployment", "--profiles", "fed", "--out", "results", "--json", *pairs(**keys))
     summary = json.loads(done.stdout)
-    assert (summary["status"], summary["rounds"], summary["clients"]) == ("completed", 2, 2)
+    assert (summary["status"], summary["rounds"], summary["clients"]) == ("completed", 1, 2)
     assert json.loads((federation.path / "results" / "summary.json").read_text()) == summary
-    assert "round 2/2  2 of 2 clients  accuracy" in done.stderr
-    assert summary["params_sha256"] == federation.simulated(**keys)["params_sha256"]
+    assert "round 1/1  2 of 2 clients  accuracy" in done.stderr
+    done = federation.call("run", "--resume", "results", "-c", "rounds=2", "--json")
+    summary = json.loads(done.stdout)
+    assert (summary["status"], summary["rounds"], summary["resumed_from"]) == ("completed", 2, 1)
+    assert summary["params_sha256"] == federation.simulated(**{**keys, "rounds": 2})["params_sha256"]
 
-    outcome = elsewhere(federation, {**keys, "rounds": 1})
+    outcome = elsewhere(federation, keys)
     assert not outcome.finished
     assert "the run completed, but on the SuperLink's machine" in str(outcome.error)
     assert f"where its results are in {federation.path / 'there'}: copy that folder" in str(outcome.error)
@@ -105,35 +107,6 @@ def test_a_node_with_an_unknown_key_or_the_wrong_authority_is_refused_with_what_
     server.send_signal(signal.SIGINT)
     assert server.wait(60) == 0
     assert not [pid for pid in federation.family() if alive(pid)]
-
-
-# ------------------------------------------------------------------------------------------------------------ resume
-
-# Clients keep their control variates between rounds.
-STATEFUL = {"rounds": 3, "num_clients": 2, "strategy": "scaffold", "local_epochs": 2, "standard_errors": "false"}
-
-
-def test_a_run_whose_superlink_was_killed_goes_on_to_the_model_of_an_uninterrupted_run(federation: Federation) -> None:
-    server = federation.serve()
-    federation.call("deploy", "register", "fed", *SITES)
-    federation.wait_until_ready(*[federation.node(site) for site in SITES])
-    run = federation.run("--out", "results", **STATEFUL)
-    federation.wait_for_round(2, run)
-    os.kill(member(server, "flower-superlink"), signal.SIGKILL)
-    assert server.wait(60) == 1
-    assert "error: the SuperLink was killed: " in federation.output(server)[1]
-    assert run.wait(60) == 1
-    said, error = (text.splitlines()[-1] for text in federation.output(run))
-    assert said == "go on with: fl-app run --resume results"
-    assert error.startswith(f"error: the run failed: {federation.results}: Connection to the SuperLink is unavailable.")
-    assert (federation.summary()["status"], federation.summary()["rounds"]) == ("failed", 2)
-
-    federation.serve()
-    done = federation.call("run", "--resume", "results", "--json")
-    summary = json.loads(done.stdout)
-    assert (summary["status"], summary["rounds"], summary["resumed_from"]) == ("completed", 3, 2)
-    assert summary["params_sha256"] == federation.simulated(**STATEFUL)["params_sha256"]
-    assert "is lost" not in "".join(path.read_text() for path in federation.path.rglob("supernode.log"))
 
 
 # ------------------------------------------------------------------------------------------------------- the proxy
