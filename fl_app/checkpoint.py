@@ -5,7 +5,6 @@ is pickled. Randomness needs no entry: every draw is derived from (seed, round, 
 """
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from fl_app.config import RunConfig
 from fl_app.errors import Refused
+from fl_app.run_folder import write_beside
 from fl_app.tensors import tensor_bytes
 from strategies.base import ServerState
 from tasks.data.design import Design
@@ -65,18 +65,7 @@ class Checkpoint:
             "frozen_names": self.frozen_names,
             "personal_names": self.personal_names,
         }
-        scratch = path.with_name(f".{path.name}.writing")
-        scratch.unlink(missing_ok=True)
-        content = tensor_bytes(arrays, {"fl-app": json.dumps(about)})
-        try:
-            with os.fdopen(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, OWNER_ONLY), "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError:  # on a full disk its place is wanted
-            scratch.unlink(missing_ok=True)
-            raise
-        return scratch
+        return write_beside(path, tensor_bytes(arrays, {"fl-app": json.dumps(about)}), OWNER_ONLY)
 
     @staticmethod
     def commit(prepared: Path, path: Path) -> None:

@@ -40,14 +40,24 @@ def _held(path: Path) -> Iterator[bool]:
         yield held
 
 
+def write_beside(path: Path, data: bytes, mode: int = 0o666) -> Path:
+    """Write a file beside `path`, on the disk when this returns. Where that fails, nothing of it takes up the disk."""
+    scratch = path.with_name(f".{path.name}.writing")
+    scratch.unlink(missing_ok=True)
+    try:
+        with os.fdopen(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        scratch.unlink(missing_ok=True)
+        raise
+    return scratch
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Replace a file by one with this content, on the disk before it takes the name."""
-    scratch = path.with_name(f".{path.name}.writing")
-    with scratch.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    scratch.replace(path)
+    write_beside(path, data).replace(path)
 
 
 @dataclass(frozen=True, slots=True)

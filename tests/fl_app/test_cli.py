@@ -64,6 +64,7 @@ def test_a_full_disk_ends_the_run_in_one_line_and_the_last_checkpoint_goes_on(
     *_, last = ended.err.splitlines()
     assert last == "error: the disk is full: fl-app: make room; a run goes on with fl-app run --resume DIR"
     assert Checkpoint.read(out / "checkpoint.safetensors").state.round == 3
+    assert not list(out.glob(".*.writing"))
     filler.unlink()
     resumed = json.loads(fl_app("run", "--engine", "inline", "--json", "--resume", out).out)
     assert (resumed["resumed_from"], resumed["params_sha256"]) == (3, whole["params_sha256"])
