@@ -25,7 +25,7 @@ from fl_app.deploy.attachment import attachment
 from fl_app.deploy.failure import Failed
 from fl_app.kept_process import KeptProcess
 from fl_app.profiles import Profile, federation_config, flower_config
-from fl_app.run_folder import RunFolder
+from fl_app.served import is_served
 from fl_app.superlink import LocalSuperLink, SuperLinkError, flower_environment, scratch_folder
 
 Interruption = Literal["SIGINT", "SIGTERM"]
@@ -235,9 +235,10 @@ class RunOutput:
     """The files of one run, from now on: what earlier runs left there is not looked at."""
 
     def __init__(self, out: Path, on_line: Callable[[dict[str, Any]], None] | None) -> None:
-        self._folder = RunFolder(out)
-        self._summary, self._rounds = self._folder.summary, self._folder.rounds
+        self._out = out
+        self._summary = out / "summary.json"
         self._earlier_summary = _version(self._summary)
+        self._rounds = out / "rounds.jsonl"
         self._offset = self._rounds.stat().st_size if self._rounds.exists() else 0
         self._on_line = on_line
 
@@ -248,7 +249,7 @@ class RunOutput:
 
     def is_served(self) -> bool:
         """Whether this run's ServerApp is at work here."""
-        return self._folder.is_served()
+        return is_served(self._out)
 
     def pass_on(self) -> None:
         """Hand the complete new lines of rounds.jsonl to ``on_line``."""

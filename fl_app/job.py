@@ -25,11 +25,12 @@ from fl_app.deploy.attachment import signatures_to_send
 from fl_app.errors import Refused
 from fl_app.flower_engine import run_on_flower
 from fl_app.gpus import check_gpus
-from fl_app.profiles import Profile
+from fl_app.profiles import Profile, note_profile
 from fl_app.promise import settled_strategy
 from fl_app.registry import with_absolute_paths
 from fl_app.results import Ending, finish, write_summary
 from fl_app.run_folder import RunFolder, default_folder
+from fl_app.served import served
 from fl_app.sinks.opened import check_sinks
 from tasks.base import Task
 
@@ -65,8 +66,7 @@ def new_job(config: RunConfig, profile: Profile, engine: Engine, caller: Path) -
     check_workers(config, profile, engine)
     run_folder = RunFolder(Path(config.out))
     run_folder.create()
-    if not profile.is_local:
-        run_folder.write_json(run_folder.profile, {"name": profile.name, "folder": str(profile.folder)})
+    note_profile(profile, run_folder.path)
     return Job(config, run_folder, profile, engine, clients)
 
 
@@ -97,7 +97,7 @@ def resumed_job(path: Path, texts: Mapping[str, str], profile: Profile, engine: 
         raise Refused("nothing left to do", f"--resume {path}", f"raise rounds with -c rounds={config.rounds + 10}")
     config = config.model_copy(update={"out": str(folder.path), "resume": True})
     check_workers(config, profile, engine)
-    with folder.served():  # where nobody else does: a deployment's run goes on though nobody waits for it
+    with served(folder.path):  # where nobody else does: a deployment's run goes on though nobody waits for it
         pass
     return Job(config, folder, profile, engine, check_config(config, profile))
 

@@ -17,9 +17,9 @@ import tomli_w
 from fl_app.bundle import project_file
 from fl_app.caller import set_caller
 from fl_app.errors import Refused, suggestion
-from fl_app.run_folder import RunFolder
 
 PROFILE_FILE = "pyproject-flower.toml"
+_NOTED = "profile.json"  # in the folder of a run
 
 # Flower's addresses for a SuperLink that it manages itself; we start our own for both (fl_app/superlink.py).
 _LOCAL_ADDRESSES = frozenset({":local:", ":local-in-memory:"})
@@ -86,16 +86,22 @@ def chosen_profile(
     with: where no profile is named, it goes on where it was. A simulation may import from ``folder`` what the run names
     as ``module:Attr``; a deployment's nodes import what is installed there.
     """
-    if resume is not None and name is None and profiles is None:
-        earlier = RunFolder(resume.expanduser())
-        if (told := earlier.read_json(earlier.profile)) is not None:
-            name, profiles = str(told["name"]), Path(str(told["folder"]))
+    if resume is not None and name is None and profiles is None and (noted := resume.expanduser() / _NOTED).is_file():
+        told = json.loads(noted.read_text(encoding="utf-8"))
+        name, profiles = str(told["name"]), Path(str(told["folder"]))
     if profiles is not None and not (profiles.expanduser() / PROFILE_FILE).is_file():
         raise Refused(f"no {PROFILE_FILE}", f"--profiles {profiles}", "name its folder; fl-app deploy init writes one")
     profile = load_profile(name, folder if profiles is None else profiles.expanduser().absolute())
     if profile.is_local:
         set_caller(folder)
     return profile if nodes is None else profile.with_num_supernodes(nodes)
+
+
+def note_profile(profile: Profile, run: Path) -> None:
+    """Write into the folder of a run where it takes place, for those who resume it. A simulation takes place here."""
+    if not profile.is_local:
+        told = {"name": profile.name, "folder": str(profile.folder)}
+        (run / _NOTED).write_text(json.dumps(told), encoding="utf-8")
 
 
 def load_profile(name: str | None, folder: Path) -> Profile:

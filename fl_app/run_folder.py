@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,28 +15,8 @@ from safetensors.numpy import load_file
 
 from fl_app.config import RunConfig
 from fl_app.errors import Refused
+from fl_app.served import held
 from strategies.history import RoundReport
-
-if sys.platform != "win32":
-    import fcntl
-
-
-_SERVED = ".served"
-_STOPPED_WITHIN_S = 10.0  # a ServerApp that was stopped notices it when it next asks for replies
-_LOOK_S = 0.1
-
-
-@contextmanager
-def _held(path: Path) -> Iterator[bool]:
-    """Hold a lock file, unless another process does; whether it is held here."""
-    with path.open("ab") as file:
-        held = True
-        if sys.platform != "win32":
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                held = False
-        yield held
 
 
 def write_beside(path: Path, data: bytes, mode: int = 0o666) -> Path:
@@ -122,11 +101,6 @@ class RunFolder:
         return self.path / "report.html"
 
     @property
-    def profile(self) -> Path:
-        """Where the run takes place; only of a deployment."""
-        return self.path / "profile.json"
-
-    @property
     def log(self) -> Path:
         """What Flower logged."""
         return self.path / "flower.log"
@@ -152,33 +126,10 @@ class RunFolder:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the folder for one run; gone with the process, however that ends. Raises Refused where another does."""
-        with _held(self.path / ".lock") as mine:
+        with held(self.path / ".lock") as mine:
             if not mine:
                 raise Refused("another run is using the folder", str(self.path), "wait for its end")
             yield
-
-    @contextmanager
-    def served(self) -> Iterator[None]:
-        """Hold the folder for a ServerApp, which in a deployment may outlive the command that wanted the run.
-
-        One that was stopped is waited for. Raises Refused where another ServerApp goes on writing.
-        """
-        deadline = time.monotonic() + _STOPPED_WITHIN_S
-        while time.monotonic() < deadline:
-            with _held(self.path / _SERVED) as mine:
-                if mine:
-                    yield
-                    return
-            time.sleep(_LOOK_S)
-        remedy = "wait for its end, or stop it at the SuperLink: flwr stop, with the run's number in flower.log"
-        raise Refused("the run is still going on", str(self.path), remedy)
-
-    def is_served(self) -> bool:
-        """Whether a ServerApp on this machine is writing here."""
-        if not (self.path / _SERVED).exists():
-            return False
-        with _held(self.path / _SERVED) as free:
-            return not free
 
     def append_round(self, report: RoundReport) -> None:
         """Add a line to rounds.jsonl, on the disk when this returns."""

@@ -34,6 +34,7 @@ from fl_app.receipts import audited
 from fl_app.results import Ending, finish
 from fl_app.rows import pooled, prepared_rows
 from fl_app.run_folder import RunFolder, default_folder, write_atomically
+from fl_app.served import served
 from fl_app.sinks.opened import OpenSinks, open_sinks
 from fl_app.site import Common, held_sha256
 from fl_app.tensors import tensor_bytes
@@ -79,7 +80,7 @@ def serve(grid: Grid, config: RunConfig, on_line: OnLine | None = None, variant:
     folder = RunFolder(Path(config.out))
     if not config.resume:
         folder.create()
-    with folder.served():
+    with served(folder.path):
         return _served(grid, config, folder, on_line, variant)
 
 

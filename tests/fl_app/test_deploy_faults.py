@@ -19,7 +19,7 @@ from deployment import Federation, federation_of, member, wait_for
 from fl_app.deploy.folder import deploy_folder
 from fl_app.deploy.programs import flwr
 from fl_app.kept_process import descendants
-from fl_app.run_folder import RunFolder
+from fl_app.served import is_served
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 
@@ -184,7 +184,7 @@ def test_a_run_that_was_killed_interrupted_or_deserted_goes_on_to_the_model_of_a
 ) -> None:
     keys = {**EVERYBODY, "rounds": 5, "strategy": "compressed-fedavg"}
     keys["strategy_args"] = "top-k=0.5 bits=8"  # what was left out of an update is kept at its client
-    server, folder = federation.started[0], RunFolder(federation.results)
+    server = federation.started[0]
     federation.wait_until_ready(*[federation.node(site) for site in SITES])
 
     run = federation.run("--out", "results", **keys)
@@ -202,7 +202,7 @@ def test_a_run_that_was_killed_interrupted_or_deserted_goes_on_to_the_model_of_a
     assert run.wait(30) == 130
     assert federation.output(run)[0].splitlines()[-1] == "go on with: fl-app run --resume results"
     assert (federation.summary()["status"], federation.summary()["stop_reason"]) == ("stopped", "interrupted")
-    assert not folder.is_served()
+    assert not is_served(federation.results)
 
     run = federation.run("--resume", "results")
     federation.wait_for_round(3, run)
@@ -211,7 +211,7 @@ def test_a_run_that_was_killed_interrupted_or_deserted_goes_on_to_the_model_of_a
     refused = federation.call("run", "--resume", "results", status=2)
     assert refused.stderr.startswith(f"error: the run is still going on: {federation.results}: wait for its end, or ")
     os.kill(member(server, "flwr-serverapp"), signal.SIGTERM)
-    wait_for(lambda: not folder.is_served(), "its end")
+    wait_for(lambda: not is_served(federation.results), "its end")
 
     played = len(federation.rounds())
     federation.call("run", "--resume", "results")

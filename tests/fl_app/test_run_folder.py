@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fl_app import run_folder
 from fl_app.config import RunConfig
 from fl_app.errors import Refused
 from fl_app.run_folder import RunFolder, default_folder, write_atomically
+from fl_app.served import is_served, served
 from strategies.history import Dropped, RoundReport
 
 numbers = st.floats(allow_nan=False, allow_infinity=False)
@@ -158,17 +158,17 @@ def test_only_its_owner_opens_the_folder_of_a_run(tmp_path: Path) -> None:
 def test_a_server_app_waits_for_the_one_before_it_and_no_two_write_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_folder, "_STOPPED_WITHIN_S", 0.5)
-    folder, entered = RunFolder(tmp_path), []
-    assert not folder.is_served()
-    with folder.served():
-        assert folder.is_served()
-        with pytest.raises(Refused, match=f"the run is still going on: {tmp_path}: wait for its end"), folder.served():
+    monkeypatch.setattr("fl_app.served._STOPPED_WITHIN_S", 0.5)
+    entered = []
+    assert not is_served(tmp_path)
+    with served(tmp_path):
+        assert is_served(tmp_path)
+        with pytest.raises(Refused, match=f"the run is still going on: {tmp_path}: wait for its end"), served(tmp_path):
             pass
 
         def enter() -> None:
-            with folder.served():
-                entered.append(folder.is_served())
+            with served(tmp_path):
+                entered.append(is_served(tmp_path))
 
         following = threading.Thread(target=enter)
         following.start()
@@ -176,7 +176,7 @@ def test_a_server_app_waits_for_the_one_before_it_and_no_two_write_at_once(
         assert not entered
     following.join(10)
     assert entered == [True]
-    assert not folder.is_served()
+    assert not is_served(tmp_path)
 
 
 def test_a_folder_of_data_is_refused_untouched(tmp_path: Path) -> None:
