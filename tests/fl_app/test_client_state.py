@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fl_app.client_state import ClientStore
@@ -66,6 +66,7 @@ def test_round_0_is_no_state_even_after_rounds_were_played(store: ClientStore) -
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=12))
+@settings(deadline=None)  # each writes to the disk
 def test_two_generations_are_kept_at_most_and_the_used_one_always(
     tmp_path_factory: pytest.TempPathFactory, used_flags: list[bool]
 ) -> None:
