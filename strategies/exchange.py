@@ -12,9 +12,8 @@ from strategies.wire import message_bytes
 UNDELIVERED, LATE, MISMATCHED = 1_001, 1_002, 1_003  # our own error codes; Flower's are below 1,000
 
 SHORTEST_POLL_S, LONGEST_POLL_S = 0.005, 0.5
-POLL_SHARE = 0.05  # of the wait so far: so much later than it came is a reply seen, whatever the wait is
-# Of the time, where asking takes some, as in a deployment. Nodes beside need the cores; and who asks while a reply is
-# on its way is kept for a second, since Flower hands over what is there and looks for the rest of it only then.
+# Of the time that is waited. In a deployment asking takes some, and nodes beside need the cores; and who asks while a
+# reply is on its way is kept for a second, since Flower hands over what is there and looks for the rest only then.
 ASKING_SHARE = 0.05
 
 
@@ -41,13 +40,12 @@ class Exchange:
 
     def __iter__(self) -> Iterator[Message]:
         yield from self._send(list(self._waiting))
-        quiet_since = time.monotonic()
         while self._flying and time.monotonic() < self._deadline:
             began = time.monotonic()
             replies = list(self._grid.pull_messages(list(self._flying)))
             if not replies:
                 asked = time.monotonic()
-                poll_s = max(SHORTEST_POLL_S, POLL_SHARE * (began - quiet_since), (asked - began) / ASKING_SHARE)
+                poll_s = max(SHORTEST_POLL_S, (asked - began) / ASKING_SHARE)
                 time.sleep(max(0.0, min(poll_s, LONGEST_POLL_S, self._deadline - asked)))
             self.wait_s += time.monotonic() - began
             while replies:
@@ -56,7 +54,6 @@ class Exchange:
                 yield self._checked(reply, sent)
                 del reply
                 yield from self._send([sent.metadata.dst_node_id])
-                quiet_since = time.monotonic()
         yield from self._give_up()
 
     def _send(self, nodes: Iterable[int]) -> Iterator[Message]:
