@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from fl_app.averages import Group, averages
 from fl_app.config import RunConfig
+from fl_app.deploy.attachment import attachment
 from fl_app.errors import Refused, one_line
 from fl_app.flower_engine import Interruption, Outcome, RunOutput, play_on_flower
 from fl_app.job import (
@@ -210,6 +211,7 @@ def _on_flower(comparison: Comparison, watcher: Watcher) -> Outcome:
         _Outputs(comparison, watcher),
         comparison.profile,
         log_path=comparison.folder.log,
+        prepare=partial(attachment, comparison.profile),
     )
 
 

@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self
@@ -21,14 +21,13 @@ from typing import Any, Literal, Protocol, Self
 import tomli_w
 
 from fl_app.bundle import write_app_tree
-from fl_app.deploy.attachment import attachment
-from fl_app.deploy.failure import Failed
 from fl_app.kept_process import KeptProcess
 from fl_app.profiles import Profile, federation_config, flower_config
 from fl_app.served import is_served
 from fl_app.superlink import LocalSuperLink, SuperLinkError, flower_environment, scratch_folder
 
 Interruption = Literal["SIGINT", "SIGTERM"]
+Prepare = Callable[[], Callable[[str], None] | None]
 
 _POLL_S = 0.05
 _LOOK_S = 0.5
@@ -69,18 +68,27 @@ def run_on_flower(
     *,
     on_line: Callable[[dict[str, Any]], None] | None,
     log_path: Path,
+    prepare: Prepare = lambda: None,
 ) -> Outcome:
     """Run the app with ``config`` and follow ``out`` until the run ends; no process is left then.
 
     ``on_line`` gets every object that the ServerApp appends to ``out/rounds.jsonl``. Flower's log is appended to
     ``log_path``. SIGINT and SIGTERM stop the run (a deployment's too); the previous handlers come back. Raises
     FileNotFoundError when the installation is incomplete, and what ``on_line`` raises, with nothing left either.
+
+    ``prepare`` is called before the run is submitted, and may give what is to be done with its number at the SuperLink
+    as soon as it is accepted; a RuntimeError of either ends the run.
     """
-    return play_on_flower(config, RunOutput(out, on_line), profile, log_path=log_path)
+    return play_on_flower(config, RunOutput(out, on_line), profile, log_path=log_path, prepare=prepare)
 
 
 def play_on_flower(
-    config: Mapping[str, str | int | float | bool], output: "Output", profile: Profile, *, log_path: Path
+    config: Mapping[str, str | int | float | bool],
+    output: "Output",
+    profile: Profile,
+    *,
+    log_path: Path,
+    prepare: Prepare = lambda: None,
 ) -> Outcome:
     """The same for any files that tell when the ServerApp has finished."""
     log = _Log(log_path)
@@ -95,16 +103,18 @@ def play_on_flower(
         error = None
         try:
             if superlink is None or superlink.wait_until_ready(give_up=signals.came):
-                attach = attachment(profile)
+                with _preparing():
+                    on_accepted = prepare()
                 _connect(home, flower_config(profile, superlink.address if superlink else None))
-                if attach is not None and (run_id := _accepted(log, flwr, signals)):
-                    attach(run_id)
+                if on_accepted is not None and (run_id := _accepted(log, flwr, signals)):
+                    with _preparing():
+                        on_accepted(run_id)
                 _follow(output, flwr, superlink, signals)
-        except Failed as failure:
-            _stop_run(output, log, profile, home, signals, _ASK_TIMEOUT_S)
-            return Outcome(finished=False, error=str(failure))
         except (SuperLinkError, _RunDiedError) as death:
             error = str(death)
+        except _UnpreparedError as failure:
+            _stop_run(output, log, profile, home, signals, _ASK_TIMEOUT_S)
+            return Outcome(finished=False, error=str(failure))
         if output.is_finished():
             return Outcome(finished=True)
         if superlink is not None:
@@ -115,6 +125,18 @@ def play_on_flower(
         if signals.first is not None:
             return Outcome(finished=False, interrupted=signals.first)
         return Outcome(finished=False, error=reason or _no_result(profile, log, home, signals))
+
+
+class _UnpreparedError(RuntimeError):
+    """What is to be done beside the run could not be done."""
+
+
+@contextlib.contextmanager
+def _preparing() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise _UnpreparedError(str(error)) from error
 
 
 class _RunDiedError(RuntimeError):

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -21,7 +22,7 @@ from fl_app.assembly import (
 )
 from fl_app.checkpoint import Checkpoint
 from fl_app.config import RunConfig
-from fl_app.deploy.attachment import signatures_to_send
+from fl_app.deploy.attachment import attachment, signatures_to_send
 from fl_app.errors import Refused
 from fl_app.flower_engine import run_on_flower
 from fl_app.gpus import check_gpus
@@ -194,7 +195,14 @@ def _check_device(task: Task, config: RunConfig) -> None:
 
 
 def _on_flower(job: Job, on_line: OnLine) -> tuple[dict[str, Any], int]:
-    outcome = run_on_flower(job.config.values(), job.folder.path, job.profile, on_line=on_line, log_path=job.folder.log)
+    outcome = run_on_flower(
+        job.config.values(),
+        job.folder.path,
+        job.profile,
+        on_line=on_line,
+        log_path=job.folder.log,
+        prepare=partial(attachment, job.profile),
+    )
     if outcome.interrupted:
         summary = finish(job.folder, job.config, Ending("stopped", "interrupted"))
         return summary, INTERRUPTED_STATUS[outcome.interrupted]
