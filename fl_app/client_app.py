@@ -28,7 +28,7 @@ def enrol(message: Message, context: Context) -> Message:
 
     def content() -> RecordDict:
         config = variant_config(context.run_config, variant_of(wire.read_config(message.content)))
-        return enrolment.answer(config, context.node_config, message.content)
+        return enrolment.answer(config, context.node_config, message.content, context.node_id)
 
     return _reply(message, context, content)
 
@@ -72,6 +72,7 @@ def _work(work: local_round.Work, ask: Ask, message: Message, context: Context) 
     """Raises Declined."""
     site = Site.of(context, Common.of(wire.read_config(message.content)), ask)
     order = wire.read_order(message.content)
+    site.check_clients(order)
     try:
         params = site.held_model.receive(message.content, site.strategy.downlink)
     except InvalidUpdate as error:  # the server will send the model as a whole

@@ -23,9 +23,9 @@ from flwr.serverapp import Grid
 from pydantic import TypeAdapter, ValidationError
 
 from fl_app import __version__, eligibility
-from fl_app.assembly import build_strategy, open_data, rules
+from fl_app.assembly import build_dataset, build_strategy, open_data, rules
 from fl_app.config import RunConfig
-from fl_app.errors import Refused
+from fl_app.errors import Refused, one_line
 from fl_app.own_files import OwnFiles
 from fl_app.policy import Policy, asked_policy
 from fl_app.site import check_reading, hosted_clients, own_file, own_ledgers, simulated, state_folder
@@ -45,6 +45,7 @@ VERSIONS: Mapping[str, int | str] = {"wire": wire.VERSION, "app": __version__, "
 """What has to be the same at the server and at all nodes; of Flower the numbers that its interfaces go by."""
 POLL_S = 0.1
 ASKED_AT_MOST = 3
+LONGEST_REASON = 300
 MOST_EXAMPLES = 2**40  # of one client: sums over a million clients still fit an int64
 LARGEST_MOMENT = 1e60  # their squares still add up; NaN and infinity are refused by Moments
 
@@ -56,8 +57,8 @@ _MISSING = TypeAdapter(list[tuple[str, ...]])
 # ------------------------------------------------------------------------------------------------ the node's half
 
 
-def answer(config: RunConfig, node_config: Any, question: RecordDict) -> RecordDict:
-    """What a node says of itself. Versions come first and are all that a server of another version reads.
+def answer(config: RunConfig, node_config: Any, question: RecordDict, node: int = 0) -> RecordDict:
+    """What a node, by its id, says of itself. Versions come first and are all that a server of another version reads.
 
     Raises Declined where the site's policy forbids the run.
     """
@@ -69,7 +70,7 @@ def answer(config: RunConfig, node_config: Any, question: RecordDict) -> RecordD
     check_reading(config, node_config)
     own = own_file(node_config)
     if own is not None:
-        OwnFiles(own, state_folder(config, node_config), str(asked["job"])).note()
+        OwnFiles(own, state_folder(config, node_config), str(asked["job"]), node).note()
     data, agreed = open_data(config, own), rules(config)
     if (protection := build_strategy(config).protection) is not None:
         fewest = config.min_examples if protection.unit == "record" else 1
@@ -272,10 +273,21 @@ class Enrolment:
         self._asked[node] = ASKED_AT_MOST
         self._refused.pop(f"node {node}", None)
         try:
-            return [_Entry.read(reply.content, self.design if self.private else None)]
+            entry = _Entry.read(reply.content, self.design if self.private else None)
         except ValueError as error:  # a WireError, or moments that cannot be
             self._refuse([f"node {node}"], str(error))
             return []
+        spoken_for = len({*entry.told, *entry.faults, *entry.unreadable})
+        if spoken_for > 1 and self._one_a_site:
+            self._refuse([f"node {node}"], f"it speaks for {spoken_for} clients: a site with a file is one client")
+            return []
+        return [entry]
+
+    @property
+    def _one_a_site(self) -> bool:
+        """Whether every node has a file of its own, and so one client: else one site could be the whole cohort."""
+        dataset = build_dataset(self.config)
+        return dataset.at_sites and not dataset.names_files
 
     def _admit(self, node: int, entry: "_Entry", connected: set[int]) -> None:
         self._rivals.pop(node, None)
@@ -299,6 +311,8 @@ class Enrolment:
             elif why := self._too_late(description):
                 self._refuse([client], why)
             else:
+                if member is not None and member.node != node:
+                    self._asked.pop(member.node, None)  # it may come back, and is asked again then
                 self._members[client] = Member(client, node, description.num_examples)
                 self._refused.pop(client, None)
                 if self.design is None:
@@ -311,6 +325,7 @@ class Enrolment:
         return misfit(self.design, description.columns)
 
     def _refuse(self, who: Iterable[str], why: str) -> None:
+        why = one_line(why)[:LONGEST_REASON]  # it may quote what a node sent
         for name in who:
             if self._refused.get(name) != why:
                 log(WARNING, "%s does not take part: %s", name, why)

@@ -1,6 +1,6 @@
 """Whether a site's files are still those with which its client enrolled: noticed by hash, at the site alone.
 
-    <state>/<job>/<client>/files.sha256
+    <state>/<job>/<client>/files-<node>.sha256
 
 The row count and the columns that a client announced when it enrolled are those of its files then. A round on others is
 declined; the server is told no more than that.
@@ -19,11 +19,12 @@ from tasks.data.base import OwnFile
 
 
 class OwnFiles:
-    """The files that a node's config names for its client, in one job. `state` is the site's state folder."""
+    """The files that a node's config names for its client, in one job. `state` is the site's state folder, which nodes
+    of one machine may share by mistake."""
 
-    def __init__(self, own: OwnFile, state: Path, job: str) -> None:
+    def __init__(self, own: OwnFile, state: Path, job: str, node: int) -> None:
         self._own = own
-        self._noted = state / file_name(job) / file_name(own.client) / "files.sha256"
+        self._noted = state / file_name(job) / file_name(own.client) / f"files-{node}.sha256"
 
     def note(self) -> None:
         """Remember them as they are: the client enrols. Files that cannot be read are left to who reads them."""

@@ -163,7 +163,7 @@ class Policy(_Section):
 
         What the run names is compared before any of it is imported. What its rounds cost is for `check_spending`.
         """
-        self._check_names(config)
+        self.check_names(config)
         strategy = build_strategy(config)
         self._check_promise(strategy.protection)
         protection = strategy.protection
@@ -204,7 +204,8 @@ class Policy(_Section):
 
     # ------------------------------------------------------------------------------------------------ the clauses
 
-    def _check_names(self, config: RunConfig) -> None:
+    def check_names(self, config: RunConfig) -> None:
+        """Whether the site has what the run names, and may import it. Raises Declined."""
         listed = {"task": self.allow.tasks, "strategy": self.allow.strategies}
         clauses = {"task": "allow.tasks", "strategy": "allow.strategies"}
         for kind in IMPORTED_AT_SITES:
@@ -299,11 +300,14 @@ def asked_policy(
 ) -> Policy | None:
     """The policy of a node, which has nothing against a message of this run; None where there is none.
 
-    `ledgers` are those of the site, if it keeps any. Raises Declined.
+    `ledgers` are those of the site, if it keeps any. A site without a policy allows all that is built in; what else a
+    run names is not imported there. Raises Declined.
     """
     policy = policy_of(node_config)
     if policy is not None:
         check_asked(policy, config, node_config, ask, ledgers, metrics)
+    elif "data" in node_config:
+        Policy().check_names(config)
     return policy
 
 

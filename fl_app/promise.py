@@ -27,11 +27,15 @@ OF_SPLIT = (
     " that without a row others could have fallen otherwise."
 )
 OF_ROWS = (
-    "Who has many rows and who has few: the promise is for single rows of a client, not for the client as a whole."
+    "How many rows a client has to train and to test on: a row that is missing leaves its place empty. So who has many"
+    " rows and who has few can be told: the promise is for single rows of a client, not for the client as a whole."
 )
 OF_METRICS = (
     "Whoever runs the server also sees the metrics of every client, or of every node's clients together, before it adds"
     " the noise."
+)
+OF_ROUNDING = (
+    "The last bits of the metrics of a row: they are computed together with those of other rows, in floating point."
 )
 BY_DROPPING = "Which clients did not answer well in a round, and why: who takes part is no secret here."
 BY_STOPPING = (
@@ -61,11 +65,23 @@ def settled_strategy(config: RunConfig, folder: RunFolder) -> ComposedStrategy:
         strategy.protection.terms()
         if not config.resume:
             strategy.protection.check_budget()
+        elif strategy.protection.by_clients:
+            _check_clients_noise(config, clients, noise)
     except ValueError as error:
         raise Refused("the promise cannot be kept", f"strategy-args={config.strategy_args!r}", str(error)) from error
     if config.resume:
         _check_nothing_is_forgotten(folder, strategy.protection)
     return strategy
+
+
+def _check_clients_noise(config: RunConfig, clients: int, noise: float) -> None:
+    """Raises ValueError where clients, who know the plan of the run and not its ledger, would add another noise."""
+    protection = build_strategy(config, clients).protection
+    if protection is not None and protection.noise_multiplier != noise:
+        raise ValueError(
+            f"clients add the noise, of multiplier {noise:g} so far; for rounds={config.rounds} they would add"
+            f" {protection.noise_multiplier:g}: leave rounds as they were, or start a new run"
+        )
 
 
 def _check_nothing_is_forgotten(folder: RunFolder, protection: Protection) -> None:
@@ -120,6 +136,7 @@ def privacy_json(
     epsilons += epsilons[-1:] * (rounds - len(epsilons))
     not_covered = [*NOT_COVERED, *protection.not_covered]
     not_covered += [OF_ROWS, OF_SPLIT] if terms.unit == "record" else []
+    not_covered += [OF_ROUNDING] if terms.unit == "record" and protection.metrics else []
     not_covered += [] if strategy.sampler.secret else [BY_DROPPING]
     not_covered += [BY_STOPPING] if config.stop != "rounds" else []
     not_covered += [BY_SERVER] if metrics_on == "server" else []

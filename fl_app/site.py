@@ -19,7 +19,7 @@ from fl_app.config import RunConfig
 from fl_app.errors import Refused
 from fl_app.held_model import HeldModel
 from fl_app.own_files import OwnFiles
-from fl_app.policy import Ask, Policy, asked_policy
+from fl_app.policy import Ask, Declined, Policy, asked_policy
 from fl_app.rows import PreparedRows, prepared_rows
 from fl_app.site_ledger import SiteLedgers
 from fl_app.tensors import params_sha256
@@ -65,6 +65,8 @@ class Site:
     """The parts of a run at one node."""
 
     config: RunConfig
+    client: str | None
+    """The only client of a node with a file of its own."""
     strategy: ComposedStrategy
     task: Task
     rows: PreparedRows
@@ -86,9 +88,10 @@ class Site:
         check_reading(config, context.node_config)
         strategy, state = build_strategy(config), state_folder(config, context.node_config)
         if own := own_file(context.node_config):
-            OwnFiles(own, state, common.job).check()
+            OwnFiles(own, state, common.job, context.node_id).check()
         return cls(
             config=config,
+            client=own.client if own else None,
             strategy=strategy,
             task=_task(config, common, context.node_config),
             rows=prepared_rows(config, common.design, own),
@@ -98,6 +101,13 @@ class Site:
             policy=policy,
             train_metrics=common.train_metrics and strategy.protection is None,
         )
+
+    def check_clients(self, order: Order) -> None:
+        """Raises Declined for an order to a client that this node does not have: its ledger would be another's."""
+        if self.client is not None and set(order.clients) != {self.client}:
+            raise Declined(
+                "client", f"the order is for {len(order.clients)} clients, this node has {self.client} alone"
+            )
 
     @property
     def tells_counts(self) -> bool:

@@ -189,9 +189,12 @@ def read_order(content: RecordDict) -> Order:
     """The inverse of `order_content`. Raises WireError."""
     record = get_record(content, "order", ConfigRecord)
     _check_version(record)
+    clients = get_strings(record, "clients")
+    if len(set(clients)) < len(clients):  # each would be charged for its privacy as if it were the only one
+        raise WireError("the order names a client twice")
     return Order(
         round=get_value(record, "round", int),
-        clients=get_strings(record, "clients"),
+        clients=clients,
         used_rounds=tuple(get_value(record, "used-rounds", list)),
         fraction_bits=get_value(record, "fraction-bits", int),
         timeout_s=get_value(record, "timeout-s", float),

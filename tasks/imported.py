@@ -8,6 +8,8 @@ from typing import Any
 def imported(path: str, purpose: str) -> Callable[..., Any]:
     """The function of that name. Raises ValueError, naming what it is for, where there is none."""
     module, _, attribute = path.partition(":")
+    if not module or not attribute:  # nothing is imported for half a name
+        raise ValueError(f"{purpose}={path}: expected module:function")
     try:
         found = getattr(import_module(module), attribute)
     except Exception as error:  # a module of somebody else's may raise anything

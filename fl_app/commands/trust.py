@@ -21,7 +21,7 @@ from fl_app.deploy.trust import (
     trust_own_key,
     trusted_keys,
 )
-from fl_app.errors import Refused
+from fl_app.errors import Refused, one_line
 from fl_app.run_folder import write_atomically
 
 trust = typer.Typer(
@@ -34,6 +34,7 @@ Folder = Annotated[Path, typer.Argument(metavar="DIR", help="folder of the deplo
 Debug = Annotated[bool, typer.Option("--debug", show_default=False, help="show tracebacks")]
 
 _MOST_NAMED = 5
+_LONGEST_NAME = 80
 
 
 @trust.command()
@@ -49,6 +50,8 @@ def bundle(
     digest = sha256(content).hexdigest()
     target = deploy_folder(folder)
     path = out.expanduser() if out else target.make(target.path / "trust") / f"fl-app-{digest[:12]}.fab"
+    if path.exists() and not (path.is_file() and path.read_bytes() == content):
+        raise Refused("this file is there already", str(path), "remove it, or name another with -o")
     try:
         write_atomically(path, content)
     except OSError as error:
@@ -65,6 +68,9 @@ def sign_(
     bundle: Annotated[
         Path | None, typer.Option(metavar="FILE.fab", help="default: the bundle of the installed version")
     ] = None,
+    differing: Annotated[
+        bool, typer.Option("--differing", show_default=False, help="also one that is not the installed version's")
+    ] = False,
     pin: Annotated[bool, typer.Option("--pin", show_default=False, help="and have the nodes trust this key")] = False,
     debug: Debug = False,
 ) -> None:
@@ -72,11 +78,15 @@ def sign_(
     target = deploy_folder(folder)
     installed = build_bundle()
     content = installed if bundle is None else read_bundle(bundle)
+    compared = _compared(content, installed)
+    if not differing and differing_files(content, installed):
+        remedy = "read what differs, then sign it with --differing"
+        raise Refused(f"the bundle is {compared}", str(bundle), remedy)
     made = make_key(target, name)
     signature, path = sign(target, name, content)
     for each in [*made, path]:
         print(f"made {each}")
-    print(f"sha256 {signature.bundle}, {_compared(content, installed)}")
+    print(f"sha256 {signature.bundle}, {compared}")
     if pin:
         trust_own_key(target, name)
         _tell_trusted(target)
@@ -133,7 +143,9 @@ def _compared(content: bytes, installed: bytes) -> str:
     differing = differing_files(content, installed)
     if not differing:
         return f"with the files of fl-app {__version__} as installed here"
-    named = ", ".join(differing[:_MOST_NAMED]) + (", ..." if len(differing) > _MOST_NAMED else "")
+    named = ", ".join(one_line(name)[:_LONGEST_NAME] for name in differing[:_MOST_NAMED]) + (
+        ", ..." if len(differing) > _MOST_NAMED else ""
+    )
     return f"NOT that of fl-app {__version__} as installed here: {len(differing)} files differ: {named}"
 
 

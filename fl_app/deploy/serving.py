@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import socket
 import sqlite3
@@ -26,6 +27,7 @@ from fl_app.site import own_file
 Say = Callable[[str], None]
 
 _HANDSHAKE_FAILED = "SSL/TLS handshake error detected"  # Flower's words
+_LAST_LINES = 60  # of a log that may go back for months
 _LOCKED_S = 2.0  # so long a database may be busy
 
 
@@ -115,19 +117,14 @@ def _check_port(host: str, port: int) -> None:
 
 def run_node(folder: DeployFolder, settings: NodeSettings, *, say: Say, on_ready: Callable[[], None]) -> None:
     """Run a SuperNode in the foreground until it is stopped. Raises Refused and Failed."""
-    trusted = trust.trusted_keys(folder)
+    trust.trusted_keys(folder)
     say(check_site(folder, settings))
     link.check_tls(settings.superlink, folder.authority, f"--superlink {settings.superlink}")
     state = folder.node_state(settings.name)
     for part in ("home", "clients"):
         folder.make(state / part)
     os.umask(0o077)
-    entities = None
-    if trusted is not None:
-        entities = state / "trusted.yaml"
-        write_atomically(entities, signatures.trusted_entities(trusted.values()).encode())
-        say(f"runs no bundles but those signed by: {', '.join(f'{name} ({key.id})' for name, key in trusted.items())}")
-    program = programs.supernode(folder, settings, programs.free_port(), entities)
+    program = programs.supernode(folder, settings, programs.free_port(), _trusted_entities(folder, settings, say))
     log_path = state / "supernode.log"
     say(str(program))
     say(f"log: {log_path}")
@@ -142,6 +139,26 @@ def run_node(folder: DeployFolder, settings: NodeSettings, *, say: Say, on_ready
         # Flower tries again for ever, but not where a connection is made and the other side then says nothing.
         gives_up=lambda line: _HANDSHAKE_FAILED in line,
     )
+
+
+def _trusted_entities(folder: DeployFolder, settings: NodeSettings, say: Say) -> Path | None:
+    """The file of the keys whose bundles the node runs; None where it runs any. Raises Refused.
+
+    A node that has checked bundles goes on doing so: keys that are not there any more may be lost, or not mounted yet.
+    """
+    trusted, state = trust.trusted_keys(folder), folder.node_state(settings.name)
+    entities = state / "trusted.yaml"
+    if trusted is None:
+        if entities.exists():
+            remedy = f"put them back; or remove {entities} to have the node run any bundle from now on"
+            raise Refused("the keys that this node trusted are gone", str(folder.trusted), remedy)
+        say("runs any bundle that the server sends: see docs/deployment.md, Trust")
+        return None
+    write_atomically(entities, signatures.trusted_entities(trusted.values()).encode())
+    # Flower unpacks a bundle once, and does not look at what lies there again: nothing from before may.
+    shutil.rmtree(state / "home" / "apps", ignore_errors=True)
+    say(f"runs no bundles but those signed by: {', '.join(f'{name} ({key.id})' for name, key in trusted.items())}")
+    return entities
 
 
 def check_site(folder: DeployFolder, settings: NodeSettings) -> str:
@@ -187,7 +204,8 @@ def check_rows(settings: NodeSettings) -> str:
 
 
 def why_the_node_ended(folder: DeployFolder, settings: NodeSettings, log_path: Path, log: str, status: int) -> Failed:
-    """Flower's report of a node's end, for the person at the site."""
+    """Flower's report of a node's end, for the person at the site: the end of its log says why."""
+    log = "\n".join(log.splitlines()[-_LAST_LINES:])
     code = re.search(r"\[code: (\d+)\]", log)
     if code and code[1] == "2004":
         remedy = f"at the server: fl-app deploy register DIR {settings.name}, with this node's .pub in DIR/nodes"

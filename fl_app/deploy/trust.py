@@ -6,6 +6,7 @@ pinned that bundle.
 """
 
 import io
+import os
 import time
 import zipfile
 from collections.abc import Sequence
@@ -20,6 +21,8 @@ from fl_app.deploy.signatures import PublicKey, Signature
 from fl_app.errors import Refused
 from fl_app.run_folder import write_atomically
 
+_READABLE = "make it a file that can be read, or remove it"
+_MOST_UNPACKED = 100 * 2**20  # bytes; Flower takes bundles of at most 10 MB
 _CONTENT = ".info/CONTENT"  # Flower's list of the files, with their hashes
 _HASH_LENGTH = 12
 
@@ -45,11 +48,13 @@ def differing_files(bundle: bytes, other: bytes) -> list[str]:
 
 
 def _files(bundle: bytes) -> dict[str, bytes]:
-    """Empty for what is no zip."""
+    """Empty for what is no zip, or holds more than any bundle."""
     try:
         with zipfile.ZipFile(io.BytesIO(bundle)) as archive:
+            if sum(each.file_size for each in archive.infolist()) > _MOST_UNPACKED:
+                return {}
             return {name: archive.read(name) for name in archive.namelist() if name != _CONTENT}
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError):  # damaged, of an unknown method, encrypted
+    except Exception:  # a damaged zip raises anything
         return {}
 
 
@@ -157,9 +162,11 @@ def trusted_keys(folder: DeployFolder) -> dict[str, PublicKey] | None:
 
     Raises Refused for what is no key, and where the last one was removed: a node must not begin to run anything then.
     """
-    if not folder.trusted.exists():
+    if not os.path.lexists(folder.trusted):  # a link that leads nowhere is a folder that is missing
         return None
-    found = {path.stem: _public_key(path.read_bytes(), path) for path in sorted(folder.trusted.glob("*.pub"))}
+    found = {
+        path.stem: _public_key(folder.read(path, _READABLE), path) for path in sorted(folder.trusted.glob("*.pub"))
+    }
     if not found:
         remedy = "accept one, or remove this folder to have nodes run any bundle"
         raise Refused("no trusted key is left", str(folder.trusted), remedy)
@@ -168,7 +175,7 @@ def trusted_keys(folder: DeployFolder) -> dict[str, PublicKey] | None:
 
 def held_signatures(folder: DeployFolder) -> list[Signature]:
     """Those that go with runs, by bundle and name. Raises Refused for a damaged one."""
-    found = [_signature(path.read_bytes(), path) for path in folder.signatures.glob("*.sig")]
+    found = [_signature(folder.read(path, _READABLE), path) for path in folder.signatures.glob("*.sig")]
     return sorted(found, key=lambda each: (each.bundle, each.name, each.key))
 
 
@@ -188,5 +195,5 @@ def _signature(content: bytes, path: Path) -> Signature:
     try:
         return Signature.read(content)
     except ValueError as error:
-        remedy = "get the .sig file that fl-app deploy trust sign made at the site"
+        remedy = "get the .sig file that fl-app deploy trust sign made at the site, or remove this one"
         raise Refused("no valid signature of a bundle", str(path), remedy) from error

@@ -172,6 +172,12 @@ TAMPERED: dict[str, tuple[Callable[[Lines], Lines], int, str]] = {
         5,
         "edited",
     ),
+    "an entry with a number that is none": (
+        lambda lines: [*lines[:5], lines[5].replace(b'"mac"', b'"more": 1e999, "mac"'), *lines[6:]],
+        5,
+        "edited",
+    ),
+    "a line without end": (lambda lines: [*lines[:5], b"[" * 200_000, *lines[6:]], 5, "edited"),
     "an entry with a hash of one's own": (remade, 5, "edited"),
     "a line that is none": (lambda lines: [*lines[:5], b"", *lines[6:]], 5, "edited"),
     "garbage between": (lambda lines: [*lines[:5], b"garbage", *lines[5:]], 5, "edited"),

@@ -31,7 +31,7 @@ from hospitals import patients, write_csv
 from fl_app import client_app
 from fl_app.bundle import BUNDLED_FILES, PACKAGES, build_bundle
 from fl_app.config import RunConfig
-from fl_app.deploy import signatures, trust
+from fl_app.deploy import serving, signatures, trust
 from fl_app.deploy.attachment import attachment
 from fl_app.deploy.failure import Failed
 from fl_app.deploy.folder import DeployFolder, deploy_folder
@@ -129,9 +129,15 @@ def test_the_bundle_is_written_to_be_read_and_signed(
     assert f"sha256 {sha256(bundle).hexdigest()}" in done.out
     changed = rewritten(bundle, {"fl_app/server_app.py": b"import os"})
     (caller / "changed.fab").write_bytes(changed)
-    told = fl_app("deploy", "trust", "sign", "north", "north", "--bundle", "changed.fab").out
-    assert f"sha256 {sha256(changed).hexdigest()}, NOT that of fl-app" in told
-    assert "1 files differ: fl_app/server_app.py\n" in told
+    sign = ["deploy", "trust", "sign", "north", "north", "--bundle", "changed.fab"]
+    before = content(north)
+    assert "NOT that of fl-app" in (refusal := fl_app(*sign).refusal())
+    assert "1 files differ: fl_app/server_app.py" in refusal
+    assert content(north) == before
+    assert f"sha256 {sha256(changed).hexdigest()}, NOT that of fl-app" in fl_app(*sign, "--differing").out
+    (caller / "changed.fab").write_bytes(rewritten(bundle, {"fl_app/\x1b[2Kx\n.py": b"pass"}))
+    assert "\\x1b[2Kx .py" in fl_app(*sign).refusal()
+    assert "is there already" in fl_app("deploy", "trust", "bundle", "north", "-o", "changed.fab").refusal()
     (caller / "repacked.fab").write_bytes(rewritten(bundle, {}))
     assert "with the files of fl-app" in fl_app("deploy", "trust", "sign", "north", "x", "--bundle", "repacked.fab").out
     (caller / "none.fab").write_bytes(changed[:-9])
@@ -146,6 +152,8 @@ def rewritten(bundle: bytes, changes: dict[str, bytes]) -> bytes:
     with zipfile.ZipFile(io.BytesIO(bundle)) as source, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in source.namelist():
             archive.writestr(name, changes.get(name, source.read(name)))
+        for name in changes.keys() - set(source.namelist()):
+            archive.writestr(name, changes[name])
     return target.getvalue()
 
 
@@ -188,6 +196,44 @@ def test_a_node_gets_the_keys_that_its_folder_trusts_and_does_not_start_when_the
     north.trusted.rmdir()
     assert trust.trusted_keys(north) is None
     assert "cannot be reached" in fl_app(*node).err
+
+
+def test_a_node_that_checked_bundles_runs_no_others_because_its_keys_are_not_there(
+    north: DeployFolder, caller: Path
+) -> None:
+    settings = NodeSettings("north", "127.0.0.1:1", caller / "north.csv", "outcome", "north")
+    said: list[str] = []
+    unpacked = north.make(north.node_state("north") / "home" / "apps" / "fl-app.0123abcd")
+    entities = serving._trusted_entities(north, settings, said.append)
+    assert entities is not None
+    assert signature_of(north).public_key.id in entities.read_text()
+    assert "runs no bundles but those signed by: north" in said[-1]
+    assert not unpacked.exists()  # Flower would run what lies there without looking at it again
+    north.trusted.rename(caller / "keys")
+    north.trusted.symlink_to("/not/mounted")
+    with pytest.raises(Refused, match="no trusted key is left"):
+        trust.trusted_keys(north)
+    north.trusted.unlink()
+    with pytest.raises(Refused, match="the keys that this node trusted are gone"):
+        serving._trusted_entities(north, settings, said.append)
+    entities.unlink()
+    assert serving._trusted_entities(north, settings, said.append) is None
+    assert "runs any bundle that the server sends" in said[-1]
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.symlink_to("/nowhere"), Path.mkdir])
+def test_a_key_that_cannot_be_read_is_refused_by_name(north: DeployFolder, damage: Callable[[Path], None]) -> None:
+    damage(north.trusted / "other.pub")
+    with pytest.raises(Refused, match=r"other\.pub"):
+        trust.trusted_keys(north)
+
+
+@pytest.mark.parametrize("damage", [b"\xff" * 40, b""])
+def test_a_damaged_bundle_is_refused(bundle: bytes, tmp_path: Path, damage: bytes) -> None:
+    packed = rewritten(bundle, {})
+    (tmp_path / "a.fab").write_bytes(packed[:200] + damage + packed[240:])
+    with pytest.raises(Refused, match="no app bundle"):
+        trust.read_bundle(tmp_path / "a.fab")
 
 
 # ------------------------------------------------------------------------------------------------- keys of one's own

@@ -19,8 +19,10 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
+from hospitals import hospitals
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_site_files import at_sites, site
 
 from fl_app import __version__, client_app, enrolment
 from fl_app.assembly import local_design, open_data, rules
@@ -32,7 +34,7 @@ from fl_app.run_folder import RunFolder
 from fl_app.site import hosted_clients
 from strategies import wire
 from strategies.base import TooFewClients
-from tasks.data.agreement import agree, describe
+from tasks.data.agreement import Description, agree, describe
 from tasks.data.base import DataSource, Split
 from tasks.data.bundled import BreastCancer
 from tasks.data.table import Columns, Division
@@ -1005,6 +1007,55 @@ def test_a_round_that_is_tried_again_finds_the_clients_of_its_cohort_where_they_
     run = serve("again", grid=Restarted, on_line=lines.append, min_clients=4)
     assert [(line["good"], line["attempts"], line["dropped"]) for line in lines] == [(4, 2, []), (4, 1, []), (4, 1, [])]
     assert run.summary["params_sha256"] == serve("plain").summary["params_sha256"]
+
+
+def entry_of(config: RunConfig, client: str) -> enrolment._Entry:
+    """What a node says that has this client, of 30 rows."""
+    return enrolment._Entry({client: Description(open_data(config).divide(client).train.columns, 30)}, {}, (), 0)
+
+
+def test_a_node_that_was_gone_while_another_had_its_client_is_asked_again(small_config: Make) -> None:
+    """Node 1 goes, node 2 takes over its client; node 1 comes back, node 2 goes."""
+    config = small_config(num_clients=4, min_clients=1)
+    found = Enrolment(config)
+    grid = Changing(client_app.app, config.values(), 2)
+    grid.connected = (0, 1)
+    found.open(grid)
+    mine, other = grid.get_node_ids()
+    (client, *_) = (c for c in found.clients if found.current(grid)[c].node == mine)
+    grid.connected = (1,)
+    found._admit(other, entry_of(config, client), {other})
+    assert found.current(grid)[client].node == other
+    grid.connected = (0,)
+    assert found.current(grid)[client].node == mine
+
+
+class Reaching(InlineGrid):
+    """The first site speaks for five clients, and says much."""
+
+    def _work(self, message: Message) -> Message:
+        reply = super()._work(message)
+        if message.metadata.dst_node_id == next(iter(self._contexts)) and "enrolment" in reply.content:
+            reply.content["enrolment"]["unreadable"] = ["a", "b", "c", "d"]
+        elif "versions" in reply.content:
+            reply.content["versions"]["app"] = "\x1b[2J\nWARNING: forged" + 100_000 * "A"
+        return reply
+
+
+def test_a_site_is_one_client_and_says_no_more_than_fits_on_a_line(tmp_path: Path, warnings: Callable[[], str]) -> None:
+    hospitals(tmp_path, rows=40)
+    config = RunConfig.parse({"data": "csv", "num-clients": 2, "enrol-timeout-s": QUICK})
+    sites = at_sites(site(tmp_path, "bern"), site(tmp_path, "oslo"))
+
+    class Grid(Reaching, sites):  # type: ignore[misc, valid-type]
+        pass
+
+    with pytest.raises(TooFewClients, match="0 of 2 clients") as ending:
+        Enrolment(config).open(Grid(client_app.app, config.values(), 2))
+    assert "it speaks for 5 clients: a site with a file is one client" in str(ending.value)
+    assert "\\x1b[2J WARNING: forged" in str(ending.value)
+    assert all(len(line) < 2 * enrolment.LONGEST_REASON for line in warnings().splitlines())
+    assert "\x1b" not in warnings()
 
 
 class Coming(InlineGrid):

@@ -148,6 +148,16 @@ def test_a_ledger_whose_metrics_go_further_than_its_training_is_refused(tmp_path
         noisy_run(tmp_path / "out", "dp-ftrl", **keys, resume=True)
 
 
+def test_a_resume_for_which_clients_would_plan_another_noise_is_refused_before_any_is_asked(tmp_path):
+    """The server's ledger knows the noise so far; clients know the plan of the run, and compute theirs from it."""
+    args = {"strategy": "local-dp-fedavg", "strategy_args": "target-epsilon=3"}
+    run(tmp_path / "out", **{**SMALL, **args, "rounds": 2})
+    before = (tmp_path / "out" / "ledger.jsonl").read_bytes()
+    with pytest.raises(Refused, match=r"clients add the noise, of multiplier .* for rounds=4 they would add"):
+        run(tmp_path / "out", **{**SMALL, **args, "rounds": 4}, resume=True)
+    assert (tmp_path / "out" / "ledger.jsonl").read_bytes() == before
+
+
 def test_a_resume_with_another_noise_on_the_metrics_is_refused(tmp_path):
     noisy_run(tmp_path / "out", "dp-fedavg", rounds=2)
     with pytest.raises(Refused, match=r"noisy-metrics=5.0 \(was 6.0\)"):

@@ -79,6 +79,9 @@ def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
     sys.modules.pop(OWN, None)
 
 
+WELCOMING = f"{EVERYTHING}folding = true\n[allow]\nmodules = ['{OWN}']\n"
+
+
 @dataclass
 class Sites:
     """Two nodes, of which the first has a policy from its n-th message on."""
@@ -105,10 +108,12 @@ class Sites:
         """`late`: the message from whose kind on the policy is there; a site may make one at any time."""
         data, sites = self.folder / "data", self
         self.policy.write_text("" if late else text)
-        before = EVERYTHING + "folding = true\n[allow]\nmodules = ['" + OWN + "']\n"
         if late:
-            self.policy.write_text(before)
+            self.policy.write_text(WELCOMING)
         nodes = [site(data, "bern", policy=str(self.policy)), site(data, "oslo")]
+        if OWN in config.task:  # which nobody imports who does not say so
+            nodes[1]["policy"] = str(self.folder / "oslo.toml")
+            Path(nodes[1]["policy"]).write_text(WELCOMING)
 
         class Grid(at_sites(*nodes)):  # type: ignore[misc]
             def _work(self, message: Message) -> Message:
@@ -246,8 +251,12 @@ def test_nothing_that_a_run_names_is_imported_before_it_is_declined(sites: Sites
     with pytest.raises(TooFewClients, match="declined by its policy"):
         Enrolment(config).open(at_sites(node)(client_app.app, config.values(), 1))
     assert not own_module.exists()
-    with pytest.raises(TooFewClients):  # without the policy it is
+    with pytest.raises(TooFewClients, match="declined by its policy"):  # nor where nothing is demanded
         Enrolment(config).open(at_sites({**node, "policy": ""})(client_app.app, config.values(), 1))
+    assert not own_module.exists()
+    sites.policy.write_text(WELCOMING)
+    with pytest.raises(TooFewClients):  # one of two
+        Enrolment(config).open(at_sites(node)(client_app.app, config.values(), 1))
     assert own_module.exists()
 
 

@@ -18,10 +18,12 @@ from fl_app.caller import CALLER
 from fl_app.config import RunConfig
 from fl_app.enrolment import Enrolment
 from fl_app.inline import InlineGrid
+from fl_app.own_files import OwnFiles
 from fl_app.rows import prepared_rows
 from fl_app.run_folder import RunFolder
 from fl_app.server_app import serve
 from strategies.base import TooFewClients
+from tasks.data.base import OwnFile
 
 Log = Callable[[], str]
 QUICK = {"rounds": 3, "enrol-timeout-s": 0.5, "min-clients": 2, "local-epochs": 2}
@@ -389,10 +391,49 @@ def test_a_client_whose_files_change_between_rounds_declines_until_they_are_back
     declined = [{"client": sites[0]["client"], "reason": "declined"}]
     assert [line["dropped"] for line in lines] == [[], declined, []]
     assert re.search(f"declined by this site: data: .*{re.escape(words)}", log())
-    noted = [file.read_bytes() for file in (data / "state").rglob("files.sha256")]
+    noted = [file.read_bytes() for file in (data / "state").rglob("files-*.sha256")]
     assert len(noted) == len(sites)
     served = [file.read_bytes() for file in (tmp_path / "out").rglob("*") if file.is_file()]
     assert not any(digest in content for digest in noted for content in served)
+
+
+def test_nodes_that_share_a_state_folder_and_a_name_by_mistake_do_not_take_each_others_files(tmp_path: Path) -> None:
+    rows = [OwnFile("a", str(write_csv(tmp_path / f"{n}.csv", patients(20, n))), "outcome", "") for n in (1, 2)]
+    first, second = (OwnFiles(own, tmp_path / "state", "job", node) for node, own in enumerate(rows))
+    first.note()
+    second.note()
+    first.check()
+    second.check()
+
+
+def test_code_that_a_run_names_is_not_imported_at_a_site_without_a_policy(
+    sites: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: Log
+) -> None:
+    (tmp_path / "named_by_a_run.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    for keys in ({"task": "named_by_a_run:Task"}, {"task": "torch", "task_args": "model=named_by_a_run:make"}):
+        values = {"data": "csv", **QUICK, **{key.replace("_", "-"): value for key, value in keys.items()}}
+        config = RunConfig.parse({**values, "out": str(tmp_path / "out")})
+        with pytest.raises(TooFewClients, match="declined"):
+            Enrolment(config).open(at_sites(*sites)(client_app.app, config.values(), len(sites)))
+        assert "allow.modules" in log()
+        assert "named_by_a_run" not in sys.modules
+
+
+def test_an_order_for_anybody_else_than_the_sites_client_is_declined(sites: Any, tmp_path: Path, log: Log) -> None:
+    class Greedy(at_sites(*sites)):  # type: ignore[misc]
+        def push_messages(self, messages: Any) -> Any:
+            messages = list(messages)
+            for message in messages:
+                if message.metadata.message_type == "train":
+                    order = message.content["order"]
+                    order["clients"], order["used-rounds"] = [*order["clients"], "nobody"], [0, 0]
+            return super().push_messages(messages)
+
+    config = RunConfig.parse({"data": "csv", **QUICK, "out": str(tmp_path / "out")})
+    with pytest.raises(TooFewClients):
+        serve(Greedy(client_app.app, config.values(), len(sites)), config)
+    assert "declined by this site: client: the order is for 2 clients" in log()
 
 
 def test_a_client_may_go_on_with_other_rows_where_a_run_is_resumed_and_its_site_is_told(

@@ -3,6 +3,7 @@
 import io
 import pickle
 import time
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -197,3 +198,10 @@ def test_a_sum_of_many_doubles_of_all_sizes_fits():
     total = sum((Fraction(2.0**e) for e in range(-1022, 90, 7)), Fraction(0))
     update = Update((), ("a",), metric_sums={"loss": total})
     assert wire.read_answer(wire.answer_content(Answer((update,), ()))).updates[0].metric_sums["loss"] == total
+
+
+def test_an_order_that_names_a_client_twice_is_refused():
+    """Its ledger would be asked once and charged twice."""
+    content = wire.order_content(replace(ORDER, clients=("a", "a")), {}, ConfigRecord(), None)
+    with pytest.raises(WireError, match="twice"):
+        wire.read_order(content)

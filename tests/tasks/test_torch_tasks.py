@@ -302,3 +302,12 @@ def test_a_gpu_trains_the_model_of_the_cpu_but_for_rounding(task):
     assert torch.cuda.max_memory_allocated() > 0
     for gpu, cpu in zip(there, fit(task, device="cpu"), strict=True):
         np.testing.assert_allclose(gpu, cpu, rtol=1e-3, atol=1e-5)
+
+
+def test_half_a_name_imports_nothing(tmp_path, monkeypatch):
+    (tmp_path / "half_named.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("half_named", "half_named:", ":make"):
+        with pytest.raises(ValueError, match="expected module:function"):
+            OwnTorchTask(CLASSES, model=name)
+    assert "half_named" not in sys.modules
