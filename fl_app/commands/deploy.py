@@ -298,7 +298,11 @@ def _after_init(folder: DeployFolder, site: bool) -> list[str]:
         certificate = folder.read_certificate(path, "put a certificate in PEM there")
         lines.append(f"{path.name} is valid until {certificate.not_valid_after_utc:%Y-%m-%d}")
     directory = shlex.quote(str(folder.path))
-    return [*lines, f"next: fl-app deploy server {directory}, then fl-app run {PROFILE} --profiles {directory}"]
+    return [
+        *lines,
+        f"next: fl-app deploy server {directory}; fl-app deploy register {directory} NODE...; start the nodes;",
+        f"then fl-app run {PROFILE} --profiles {directory}",
+    ]
 
 
 def _write(text: str, out: Path | None, name: str) -> None:
