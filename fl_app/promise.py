@@ -65,7 +65,7 @@ def settled_strategy(config: RunConfig, folder: RunFolder) -> ComposedStrategy:
         strategy.protection.terms()
         if not config.resume:
             strategy.protection.check_budget()
-        elif strategy.protection.by_clients:
+        elif strategy.protection.by_clients and noise:  # without a ledger the next check says so
             _check_clients_noise(config, clients, noise)
     except ValueError as error:
         raise Refused("the promise cannot be kept", f"strategy-args={config.strategy_args!r}", str(error)) from error

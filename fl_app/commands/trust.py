@@ -1,6 +1,7 @@
 """`fl-app deploy trust`: which bundles a site runs, and the signatures that a coordinator sends along."""
 
 import json
+from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated
@@ -78,8 +79,9 @@ def sign_(
     target = deploy_folder(folder)
     installed = build_bundle()
     content = installed if bundle is None else read_bundle(bundle)
-    compared = _compared(content, installed)
-    if not differing and differing_files(content, installed):
+    changed = differing_files(content, installed)
+    compared = _compared(content == installed, changed)
+    if changed and not differing:
         remedy = "read what differs, then sign it with --differing"
         raise Refused(f"the bundle is {compared}", str(bundle), remedy)
     made = make_key(target, name)
@@ -137,16 +139,13 @@ def list_(
         print(f"{each.name} ({each.public_key.id}) has signed {each.bundle}: {_place(each, current)}")
 
 
-def _compared(content: bytes, installed: bytes) -> str:
-    if content == installed:
-        return f"the bundle of fl-app {__version__} as installed here"
-    differing = differing_files(content, installed)
-    if not differing:
-        return f"with the files of fl-app {__version__} as installed here"
-    named = ", ".join(one_line(name)[:_LONGEST_NAME] for name in differing[:_MOST_NAMED]) + (
-        ", ..." if len(differing) > _MOST_NAMED else ""
-    )
-    return f"NOT that of fl-app {__version__} as installed here: {len(differing)} files differ: {named}"
+def _compared(same: bool, changed: Sequence[str]) -> str:
+    if not changed:
+        return f"{'the bundle' if same else 'with the files'} of fl-app {__version__} as installed here"
+    # Whoever made the bundle chose the names.
+    named = ", ".join(one_line(name)[:_LONGEST_NAME] for name in changed[:_MOST_NAMED])
+    more = ", ..." if len(changed) > _MOST_NAMED else ""
+    return f"NOT that of fl-app {__version__} as installed here: {len(changed)} files differ: {named}{more}"
 
 
 def _place(signature: Signature, current: str) -> str:

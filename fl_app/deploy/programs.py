@@ -12,8 +12,6 @@ from fl_app.deploy.folder import PROFILE, DeployFolder
 from fl_app.errors import Refused
 from fl_app.superlink import flower_environment
 
-"""Of the SuperLink, in its state folder."""
-
 # What differs from the plain environment and is worth telling a person who copies the command.
 _TOLD = (
     "FLWR_HOME",

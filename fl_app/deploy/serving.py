@@ -117,7 +117,7 @@ def _check_port(host: str, port: int) -> None:
 
 def run_node(folder: DeployFolder, settings: NodeSettings, *, say: Say, on_ready: Callable[[], None]) -> None:
     """Run a SuperNode in the foreground until it is stopped. Raises Refused and Failed."""
-    trust.trusted_keys(folder)
+    trust.trusted_keys(folder)  # what is wrong with them is refused before anything is said or made
     say(check_site(folder, settings))
     link.check_tls(settings.superlink, folder.authority, f"--superlink {settings.superlink}")
     state = folder.node_state(settings.name)

@@ -156,6 +156,9 @@ def test_a_resume_for_which_clients_would_plan_another_noise_is_refused_before_a
     with pytest.raises(Refused, match=r"clients add the noise, of multiplier .* for rounds=4 they would add"):
         run(tmp_path / "out", **{**SMALL, **args, "rounds": 4}, resume=True)
     assert (tmp_path / "out" / "ledger.jsonl").read_bytes() == before
+    (tmp_path / "out" / "ledger.jsonl").unlink()
+    with pytest.raises(Refused, match="the ledger lacks rounds of the 2"):
+        run(tmp_path / "out", **{**SMALL, **args, "rounds": 2}, resume=True)
 
 
 def test_a_resume_with_another_noise_on_the_metrics_is_refused(tmp_path):
