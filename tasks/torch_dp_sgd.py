@@ -10,7 +10,7 @@ from torch import Tensor
 
 from privacy.entropy import Entropy
 from tasks.dp_sgd import RecordPrivacy, poisson
-from tasks.torch_per_example import PerExample
+from tasks.torch_per_example import PerExample, widened
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +49,17 @@ class PrivateGradient:
     def __call__(self, x: Tensor, y: Tensor) -> None:
         """For the rows of one step: (sum of clipped gradients + noise) / divisor becomes each parameter's grad."""
         share = 1 / self.privacy.divisor(self.num_rows)
-        means = self.per_example.clipped_sum(x, y, self.privacy.clip_norm, share=share)
-        if self.privacy.stddev:
-            noise = standard_normal(sum(mean.numel() for mean in means), self.entropy, x.device)
-            for mean, part in zip(means, torch.split(noise, [mean.numel() for mean in means]), strict=True):
-                mean.add_(part.view_as(mean), alpha=self.privacy.stddev * share)
+        means = self._noise(self.privacy.stddev * share, x.device)
+        self.per_example.add_clipped(means, x, y, self.privacy.clip_norm, share)
         for parameter, mean in zip(self.per_example.trained.values(), means, strict=True):
             parameter.grad = mean.to(parameter.dtype)
+
+    def _noise(self, stddev: float, device: torch.device) -> list[Tensor]:
+        values = self.per_example.trained.values()
+        sizes = [value.numel() for value in values]
+        noise = standard_normal(sum(sizes), self.entropy, device) if stddev else torch.zeros(sum(sizes), device=device)
+        parts = torch.split(noise.mul_(stddev), sizes)
+        return [part.view_as(value).to(widened(value.dtype)) for part, value in zip(parts, values, strict=True)]
 
 
 def standard_normal(size: int, entropy: Entropy, device: torch.device) -> Tensor:
@@ -69,11 +73,11 @@ def standard_normal(size: int, entropy: Entropy, device: torch.device) -> Tensor
     words = entropy.words(half).view(np.int64)
     # The magnitude of a signed number, since float32 has its digits near 0, where the logarithm needs them.
     uniform = torch.from_numpy((words >> 24).astype(np.float32)).to(device).abs_().add_(0.5).mul_(2.0**-39)
-    radius = uniform.log_().mul_(-2).sqrt_()
-    turn = torch.from_numpy((words & (2**24 - 1)).astype(np.float32)).to(device).mul_(2.0**-24)
-    tangent = turn.mul_(math.pi).tan_()  # of half the angle: a tangent costs half of a sine and a cosine
-    share = tangent.square().add_(1).reciprocal_().mul_(2)
+    diameter = uniform.log_().mul_(-8).sqrt_()
+    turn = torch.from_numpy((words & (2**24 - 1)).astype(np.float32)).to(device)
+    tangent = turn.mul_(math.pi * 2.0**-24).tan_()  # of half the angle: a tangent costs half of a sine and a cosine
+    share = tangent.square().add_(1).reciprocal_().mul_(diameter)
     normals = torch.empty(2, half, device=device)
-    torch.mul(share - 1, radius, out=normals[0])
-    torch.mul(tangent.mul_(share), radius, out=normals[1])
+    torch.sub(share, diameter, alpha=0.5, out=normals[0])
+    torch.mul(tangent, share, out=normals[1])
     return normals.flatten()[:size]

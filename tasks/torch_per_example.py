@@ -47,8 +47,8 @@ class Gradients(Protocol):
         """Those of the rows where a mask (n,) is true."""
         ...
 
-    def weighted_sum(self, weights: Tensor) -> list[Tensor]:
-        """Over the rows, with these weights (n,): one tensor a parameter."""
+    def add_to(self, sums: Iterator[Tensor], weights: Tensor) -> None:
+        """Add the sum over the rows, with these weights (n,), to one tensor of `sums` a parameter."""
         ...
 
 
@@ -64,8 +64,9 @@ class Formed:
     def only(self, rows: Tensor) -> "Formed":
         return Formed([each[rows] for each in self.rows])
 
-    def weighted_sum(self, weights: Tensor) -> list[Tensor]:
-        return [(weights @ each.flatten(1)).reshape(each.shape[1:]) for each in self.rows]
+    def add_to(self, sums: Iterator[Tensor], weights: Tensor) -> None:
+        for each in self.rows:
+            next(sums).view(-1).addmv_(each.flatten(1).T, weights)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +85,12 @@ class Outer:
     def only(self, rows: Tensor) -> "Outer":
         return Outer(self.at_outputs[rows], self.inputs[rows], self.weight, self.bias)
 
-    def weighted_sum(self, weights: Tensor) -> list[Tensor]:
+    def add_to(self, sums: Iterator[Tensor], weights: Tensor) -> None:
         scaled = self.at_outputs * weights[:, None]
-        return [scaled.T @ self.inputs] * self.weight + [scaled.sum(0)] * self.bias
+        if self.weight:
+            next(sums).addmm_(scaled.T, self.inputs)
+        if self.bias:
+            next(sums).add_(scaled.sum(0))
 
 
 class PerExample:
@@ -106,29 +110,33 @@ class PerExample:
         self._layers = layers_of(module)
         self._floats = 0
 
-    def clipped_sum(self, x: Tensor, y: Tensor, clip_norm: float, *, share: float = 1.0) -> list[Tensor]:
+    def clipped_sum(self, x: Tensor, y: Tensor, clip_norm: float) -> list[Tensor]:
         """Over rows x (m, d) with labels y (m,), m of 0 or more: one tensor, of float32 or wider, a parameter.
 
-        Every row's gradient, over all these parameters jointly, is clipped to `clip_norm`. `share` multiplies the sum.
+        Every row's gradient, over all these parameters jointly, is clipped to `clip_norm`.
         """
-        if not len(x):
-            return [torch.zeros_like(value, dtype=_wide(value)) for value in self.trained.values()]
-        size = max(1, CHUNK_BYTES // (4 * self._floats_of_a_row(x[:1])))
-        sums = self._chunk(x[:size], y[:size], clip_norm, share)
-        for start in range(size, len(x), size):
-            part = slice(start, start + size)
-            for total, more in zip(sums, self._chunk(x[part], y[part], clip_norm, share), strict=True):
-                total.add_(more)
+        sums = [torch.zeros_like(value, dtype=widened(value.dtype)) for value in self.trained.values()]
+        self.add_clipped(sums, x, y, clip_norm)
         return sums
 
-    def _chunk(self, x: Tensor, y: Tensor, clip_norm: float, share: float) -> list[Tensor]:
-        parts = self._by_function(x, y) if self._layers is None else self._by_layers(self._layers, x, y)
-        norms = torch.stack([part.squares() for part in parts]).sum(0).sqrt_()
-        if not math.isfinite(float(norms.sum())):  # left out, not weighted by 0, as 0 times infinity is no number
-            finite = norms.isfinite()
-            parts, norms = [part.only(finite) for part in parts], norms[finite]
-        weights = (clip_norm / norms).clamp_(max=1.0).mul_(share)  # a norm of 0 gives infinity, and so 1
-        return [each for part in parts for each in part.weighted_sum(weights)]
+    def add_clipped(self, sums: Sequence[Tensor], x: Tensor, y: Tensor, clip_norm: float, share: float = 1.0) -> None:
+        """Add the clipped sum, times `share`, to tensors such as `clipped_sum` returns."""
+        if not len(x):
+            return
+        size = max(1, CHUNK_BYTES // (4 * self._floats_of_a_row(x[:1])))
+        for rows, labels in zip(torch.split(x, size), torch.split(y, size), strict=True):
+            parts = self._gradients(rows, labels)
+            norms = torch.stack([part.squares() for part in parts]).sum(0).sqrt_()
+            if not math.isfinite(float(norms.sum())):  # left out, not weighted by 0, as 0 times infinity is no number
+                finite = norms.isfinite()
+                parts, norms = [part.only(finite) for part in parts], norms[finite]
+            weights = (clip_norm / norms).clamp_(max=1.0).mul_(share)  # a norm of 0 gives infinity, and so 1
+            rest = iter(sums)
+            for part in parts:
+                part.add_to(rest, weights)
+
+    def _gradients(self, x: Tensor, y: Tensor) -> list[Gradients]:
+        return self._by_function(x, y) if self._layers is None else self._by_layers(self._layers, x, y)
 
     def _by_function(self, x: Tensor, y: Tensor) -> list[Gradients]:
         buffers = dict(places(self._module, nn.Module.named_buffers))
@@ -144,7 +152,7 @@ class PerExample:
 
         values = {name: value.detach() for name, value in self.trained.items()}
         found = vmap(grad(loss), in_dims=(None, 0, 0), randomness="different")(values, x, y)
-        return [Formed([_widened(found[name]) for name in values])]
+        return [Formed([_wide(found[name]) for name in values])]
 
     def _by_layers(self, layers: Sequence[nn.Module], x: Tensor, y: Tensor) -> list[Gradients]:
         with self._context():
@@ -187,7 +195,7 @@ def _forward(layers: Sequence[nn.Module], x: Tensor) -> tuple[list[Passed], Tens
 
 def _of_layer(layer: Weighted, before: Tensor, slope: Tensor) -> Gradients:
     """From what went into a layer and the gradient at what came out."""
-    before, slope = _widened(before.detach()), _widened(slope)
+    before, slope = _wide(before.detach()), _wide(slope)
     weight, bias = layer.weight.requires_grad, layer.bias is not None and layer.bias.requires_grad
     if isinstance(layer, nn.Linear) and before.dim() == 2:
         return Outer(slope, before, weight, bias)
@@ -219,13 +227,13 @@ def places(module: nn.Module, tensors: Callable[..., Iterable[tuple[str, Tensor]
         yield from tensors(part, prefix=name, recurse=False, remove_duplicate=False)
 
 
-def _wide(value: Tensor) -> torch.dtype:
-    return torch.promote_types(value.dtype, torch.float32)
+def _wide(value: Tensor) -> Tensor:
+    return value.to(widened(value.dtype))
 
 
-def _widened(value: Tensor) -> Tensor:
-    """bfloat16 has too few digits for a norm or a sum."""
-    return value if value.dtype is torch.float32 else value.to(_wide(value))
+def widened(dtype: torch.dtype) -> torch.dtype:
+    """What norms and sums are computed in: bfloat16 has too few digits for them."""
+    return torch.promote_types(dtype, torch.float32)
 
 
 def layers_of(module: nn.Module) -> list[nn.Module] | None:
