@@ -40,7 +40,10 @@ def _protected(privacy: Facts) -> tuple[str, ...]:
         ("record", "replace-one"): "Two federations are neighbours if a row of one is exchanged for any other.",
     }
     unit, relation = privacy["unit"], privacy["relation"]
-    return f"The unit of protection is {UNITS[unit]}.", neighbours[unit, relation]
+    said = [f"The unit of protection is {UNITS[unit]}."]
+    if "one_row_each" in privacy:
+        said.append(f"Of each value of {privacy['one_row_each']!r} a client uses one row.")
+    return *said, neighbours[unit, relation]
 
 
 def _strength(privacy: Facts) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fl_app.assembly import build_strategy, build_task, population
+from fl_app.assembly import build_dataset, build_strategy, build_task, population
 from fl_app.checkpoint import Checkpoint
 from fl_app.config import RunConfig
 from fl_app.errors import Refused
@@ -29,6 +29,13 @@ OF_SPLIT = (
 OF_ROWS = (
     "How many rows a client has to train and to test on: a row that is missing leaves its place empty. So who has many"
     " rows and who has few can be told: the promise is for single rows of a client, not for the client as a whole."
+)
+OF_PERSON = (
+    "Further rows of the same person: each is a unit of its own. For a person with k rows epsilon is up to k times as"
+    ' large, and delta larger too. data-args="group=COLUMN rows-per-group=1" has each client use one row of a person.'
+)
+OF_PERSON_ELSEWHERE = (
+    "A person who is at several clients, or stands under several values of {column!r}: each is a unit of its own."
 )
 OF_METRICS = (
     "Whoever runs the server also sees the metrics of every client, or of every node's clients together, before it adds"
@@ -135,7 +142,9 @@ def privacy_json(
     epsilons = curve(ledger.by_round(), terms.relation, terms.delta)
     epsilons += epsilons[-1:] * (rounds - len(epsilons))
     not_covered = [*NOT_COVERED, *protection.not_covered]
-    not_covered += [OF_ROWS, OF_SPLIT] if terms.unit == "record" else []
+    column = build_dataset(config).one_row_each if terms.unit == "record" else ""
+    of_person = OF_PERSON_ELSEWHERE.format(column=column) if column else OF_PERSON
+    not_covered += [OF_ROWS, OF_SPLIT, of_person] if terms.unit == "record" else []
     not_covered += [OF_ROUNDING] if terms.unit == "record" and protection.metrics else []
     not_covered += [] if strategy.sampler.secret else [BY_DROPPING]
     not_covered += [BY_STOPPING] if config.stop != "rounds" else []
@@ -144,6 +153,7 @@ def privacy_json(
         {
             "schema": 1,
             "unit": terms.unit,
+            **({"one_row_each": column} if column else {}),
             "relation": terms.relation,
             "mechanism": mechanism["mechanism"],
             "clip_norm": mechanism["clip_norm"],

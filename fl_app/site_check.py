@@ -67,12 +67,18 @@ def _of_the_rows(division: Division) -> dict[str, Any]:
     return {
         "client": division.client,
         "rows": {"train": len(train), "test": len(division.test)},
+        "groups": {name: _groups(table) for name, table in (("train", train), ("test", division.test))},
         "label": columns.label,
         "classes": {name: counts.get(name, 0) for name in columns.classes},
         "kinds": {feature.name: feature.kind for feature in columns.features},
         "missing": {name: count for name, count in zip(columns.names, gaps, strict=True) if count},
         "constant": _constant(train),
     }
+
+
+def _groups(table: Table) -> int | None:
+    """How many there are; None where every row stands for itself."""
+    return None if table.groups is None else len(np.unique(table.groups))
 
 
 def _constant(table: Table) -> list[str]:
@@ -110,10 +116,11 @@ def _one_epoch(config: RunConfig, design: Design, shard: Shard) -> dict[str, Any
 def check_lines(site: Mapping[str, Any]) -> list[str]:
     """The same for people."""
     rows, told, training = site["rows"], site["told"], site["training"]
+    train, test = (_of_groups(count) for count in site["groups"].values())
     kinds = Counter(site["kinds"].values())
     classes = _few([f"{name} {count}" for name, count in site["classes"].items()]) or "a number"
     lines = [
-        f"client {site['client']}: {rows['train']} rows to train on, {rows['test']} to test on",
+        f"client {site['client']}: {rows['train']} rows{train} to train on, {rows['test']}{test} to test on",
         f"label {site['label']}: {classes}",
         f"{len(site['kinds'])} columns",
     ]
@@ -136,6 +143,10 @@ def check_lines(site: Mapping[str, Any]) -> list[str]:
         change = f": {name} {values[0]} before, {values[1]} after"
     lines.append(f"one local epoch, {training['parameters']} parameters, {training['seconds']:.2f} s{change}")
     return lines
+
+
+def _of_groups(count: int | None) -> str:
+    return "" if count is None else f" of {count} group{'' if count == 1 else 's'}"
 
 
 def _told_lines(told: Mapping[str, Any], classes: bool) -> list[str]:

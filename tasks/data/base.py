@@ -88,7 +88,8 @@ class DataSource(ABC):
     def divide(self, client: str) -> Division:
         """The rows of one client: a pure function of the split and the client, whoever asks and in whatever order.
 
-        The test rows are stratified by class. Raises KeyError for a client that this data do not have.
+        The test rows are stratified by class, and of other groups than the rows to train on. Raises KeyError for a
+        client that this data do not have.
         """
         if client not in self.clients:
             raise KeyError(f"no client {client!r}: this data has {len(self.clients)}, from {self.clients[0]!r} on")
@@ -112,6 +113,8 @@ class Dataset(ABC):
     """What becomes of missing cells."""
     positive: str = ""
     """Which of two classes is the one with index 1; empty for the second one in order."""
+    one_row_each: str = ""
+    """The column that says whose a row is, where of each person only one row is used; else empty."""
     at_sites: bool = False
     """Whether the rows lie at sites, each of which knows its own file, and cannot be opened here."""
 
@@ -175,10 +178,21 @@ class OneOwner(DataSource):
 
 
 def deal(table: Table, split: Split) -> Partition:
-    """A table dealt by the run's partition. Raises ValueError where that cannot be done."""
-    if split.num_clients or split.partition.counts_clients:
-        return split.partition.assign(table, split.num_clients, split.seed)
-    return split.partition.assign(table, DEFAULT_CLIENTS, split.seed)
+    """A table dealt by the run's partition, groups as a whole. Raises ValueError where that cannot be done.
+
+    Where the rows themselves say whose they are, they need not keep together.
+    """
+    partition = split.partition
+    num_clients = split.num_clients or (0 if partition.counts_clients else DEFAULT_CLIENTS)
+    if table.groups is None or partition.counts_clients:
+        return partition.assign(table, num_clients, split.seed)
+    heads, group = table.one_of_each()
+    dealt = partition.assign(heads, num_clients, split.seed)
+    owner = np.empty(len(heads), dtype=np.intp)
+    for index, own in enumerate(dealt.rows.values()):
+        owner[own] = index
+    rows = {client: np.flatnonzero(owner[group] == index) for index, client in enumerate(dealt.rows)}
+    return replace(dealt, table=table.ordered(dealt.table.columns.names), rows=rows)
 
 
 def divided(client: str, own: Table, tests: Table | None, split: Split, change: Change | None = None) -> Division:
@@ -191,9 +205,15 @@ def divided(client: str, own: Table, tests: Table | None, split: Split, change: 
 
 
 def split_rows(client: str, table: Table, split: Split) -> Division:
-    """One client's rows as train and test, stratified by class, drawn from (seed, client)."""
-    strata = table.y if table.columns.classes else np.zeros(len(table), dtype=np.int64)
+    """One client's rows as train and test, stratified by class, drawn from (seed, client).
+
+    Groups stay whole: a share of the groups is drawn to test on, each counting as of the class of its first row.
+    """
+    heads, group = table.one_of_each()
+    strata = heads.y if table.columns.classes else np.zeros(len(heads), dtype=np.int64)
     train, test = stratified_split(strata, split.test_fraction, generator(split.seed, "test split", client))
+    if table.groups is not None:
+        train, test = (np.flatnonzero(np.isin(group, part)) for part in (train, test))
     return Division(client, table.rows(train), table.rows(test))
 
 

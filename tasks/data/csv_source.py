@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 from typing import Protocol
 
@@ -13,7 +14,7 @@ from tasks.data.base import Change, Dataset, DataSource, OwnFile, PathText, Spli
 from tasks.data.csv_file import Column, CsvError, CsvFile, read_csv
 from tasks.data.csv_records import Records, delimiter_of
 from tasks.data.design import Missing
-from tasks.data.table import MAX_CLASSES, Array, Columns, Division, Feature, Indices, Kind, Table
+from tasks.data.table import MAX_CLASSES, Array, Columns, Division, Feature, Indices, Kind, Table, group_ids
 from tasks.suggest import instead_of
 
 NO_PATH = PathText("")
@@ -34,6 +35,9 @@ class Csv(Dataset):
         positive: the class of two that a positive prediction means; empty = the second in order
         categorical: columns that are categories though they look like numbers, separated by commas
         drop: columns not to be used, separated by commas
+        group: the column that says which rows belong to one patient, say; they are not split into rows to train and
+            to test on, nor dealt to several clients, and nothing is learned from the column
+        rows_per_group: how many rows of each group a client uses; 0 = all
     """
 
     def __init__(
@@ -48,16 +52,26 @@ class Csv(Dataset):
         positive: str = "",
         categorical: str = "",
         drop: str = "",
+        group: str = "",
+        rows_per_group: int = 0,
     ) -> None:
         """Raises ValueError for arguments that contradict each other."""
         self.path, self.label, self.client_column, self.test_path = path, label, client_column, test_path
         self.delimiter, self.missing, self.positive = delimiter, missing, _class_name(positive)
         self.categorical, self.dropped = _names(categorical), _names(drop)
+        self.group, self.rows_per_group = group, rows_per_group
         delimiter_of(delimiter)
-        if label and label == client_column:
-            raise ValueError(f"label and client-column are both {label!r}: give each its own column")
-        if lost := sorted({label, client_column} & self.dropped):
-            raise ValueError(f"drop={lost[0]}: this is the label or the client column, which is needed: do not drop it")
+        roles = {"label": label, "client-column": client_column, "group": group}
+        for (one, name), (other, same) in combinations(roles.items(), 2):
+            if name and name == same:
+                raise ValueError(f"{one} and {other} are both {name!r}: give each its own column")
+        if lost := sorted(set(roles.values()) & self.dropped):
+            raise ValueError(f"drop={lost[0]}: this is the label, client column or group: do not drop it")
+        if rows_per_group < 0:
+            raise ValueError(f"rows-per-group must be 0 (all) or more, got {rows_per_group}")
+        if rows_per_group and not group:
+            raise ValueError(f"rows-per-group={rows_per_group}: it is not said which rows belong together: add group=")
+        self.one_row_each = group if rows_per_group == 1 else ""
         self.at_sites = not path
         self.server_held = self.names_files = not self.at_sites
         self.partitioned = bool(path) and not client_column and not Path(path).is_dir()
@@ -87,7 +101,7 @@ class Csv(Dataset):
             remedy = f"leave num-clients out or set num-clients={len(train.clients)}"
             raise ValueError(f"{path} has {len(train.clients)} clients, num-clients is {split.num_clients}: {remedy}")
         tests = _tests(reader, Path(self.test_path), train) if self.test_path else None
-        return CsvSource(train, tests, split, change)
+        return CsvSource(self, train, tests, split, change)
 
     def header(self, path: Path) -> tuple[str, ...]:
         """The columns of a file. Raises CsvError."""
@@ -128,7 +142,7 @@ class SiteCsv(Dataset):
         reader = CsvReader(self.common, split.target, own.label)
         train = Folder(reader, {own.client: Path(own.path)})
         tests = Folder(reader, {own.client: Path(own.test_path)}) if own.test_path else None
-        return CsvSource(train, tests, split)
+        return CsvSource(self.common, train, tests, split)
 
 
 # ------------------------------------------------------------------------------------------------- whose rows
@@ -181,14 +195,26 @@ class Dealt:
 class CsvSource(DataSource):
     """Clients' rows, with test rows of their own or split off."""
 
-    def __init__(self, train: Rows, tests: Rows | None, split: Split, change: Change | None = None) -> None:
-        self._train, self._tests, self._split, self._change = train, tests, split, change
+    def __init__(self, law: Csv, train: Rows, tests: Rows | None, split: Split, change: Change | None = None) -> None:
+        self._law, self._train, self._tests, self._split, self._change = law, train, tests, split, change
         self.clients = train.clients
 
     def _divide(self, client: str) -> Division:
         own = self._train.table(client)
         tests = None if self._tests is None else self._tests.table(client, own.columns)
+        if tests is not None and own.groups is not None:
+            self._check_apart(client, own, tests)
+        if count := self._law.rows_per_group:
+            own, tests = own.at_most(count), None if tests is None else tests.at_most(count)
         return divided(client, own, tests, self._split, self._change)
+
+    def _check_apart(self, client: str, own: Table, tests: Table) -> None:
+        if count := len(np.intersect1d(own.groups, tests.groups)):  # type: ignore[arg-type]
+            what = f"{count} value{'' if count == 1 else 's'} of {self._law.group!r}"
+            raise ValueError(
+                f"client {client!r} has {what} both in rows to train on and in rows to test on: keep each in one of "
+                "them, or leave test-path out"
+            )
 
 
 def _client_files(folder: Path) -> dict[str, Path]:
@@ -254,14 +280,16 @@ class CsvReader:
         kinds: dict[str, Kind] = {feature.name: feature.kind for feature in like.features} if like else {}
         kinds = {name: kind for name, kind in kinds.items() if kind != "empty"}
         kinds |= dict.fromkeys(self.csv.categorical, "category")
-        kinds |= {owner: "category", label: "category" if self.target == "class" else "number"}
+        kinds |= dict.fromkeys((owner, self.csv.group), "category")
+        kinds |= {label: "category" if self.target == "class" else "number"}
         file = read_csv(path, delimiter=self.csv.delimiter, kinds=kinds, ignore=unused)
         self._check_names(file, label, owner, like)
-        features = [column for name, column in file.columns.items() if name not in (label, owner)]
+        group = self.csv.group
+        features = [column for name, column in file.columns.items() if name not in (label, owner, group)]
         if not features:
-            beside = " and ".join(repr(name) for name in (label, owner) if name)
+            beside = " and ".join(repr(name) for name in (label, owner, group) if name)
             raise CsvError(path, None, f"there is no column to learn from beside {beside}", "add some, or drop fewer")
-        _check_complete(file, [file.columns[name] for name in (label, owner) if name])
+        _check_complete(file, [file.columns[name] for name in (label, owner, group) if name])
         if self.csv.missing == "error":
             _check_complete(
                 file, features, "fill what is missing, or add missing=mean or missing=indicator to data-args"
@@ -269,13 +297,15 @@ class CsvReader:
         y, classes = self._label(file, file.columns[label])
         x = np.column_stack([column.values for column in features])
         columns = Columns(tuple(Feature(c.name, c.kind, c.levels) for c in features), label, classes)
-        return Table(x, y, columns), file.columns[owner] if owner else None
+        groups = _groups(file.columns[group]) if group else None
+        return Table(x, y, columns, groups), file.columns[owner] if owner else None
 
     def _check_names(self, file: CsvFile, label: str, owner: str, like: Columns | None) -> None:
         if not label:
             remedy = f"add label=...; {instead_of('label', file.columns)}"
             raise CsvError(file.path, None, "it is not said which column is the label", remedy)
-        for kind, name in (("label", label), ("client column", owner), *(("column", c) for c in self.csv.categorical)):
+        roles = [("label", label), ("client column", owner), ("group", self.csv.group)]
+        for kind, name in (*roles, *(("column", c) for c in self.csv.categorical)):
             if name in self.csv.dropped:
                 raise CsvError(file.path, None, f"drop=... names the {kind} {name!r}", "do not drop it")
             if name and name not in file.columns:
@@ -305,6 +335,10 @@ class CsvReader:
         place = {name: index for index, name in enumerate(classes)}
         lookup = np.array([place[name] for name in names], dtype=np.int64)
         return lookup[column.values.astype(np.int64)], tuple(classes)
+
+
+def _groups(column: Column) -> Array:
+    return group_ids(column.levels)[column.values.astype(np.intp)]
 
 
 def _check_complete(

@@ -347,6 +347,11 @@ def test_check_tells_what_is_there_what_would_be_told_and_what_an_epoch_does(fl_
     assert "one local epoch, 7 parameters, " in whole
 
 
+def test_check_counts_the_patients_whose_rows_stay_together(fl_app: Call, rows: Any) -> None:
+    said = fl_app("check", *SITE, "-c", "data-args=group=stage", "-c", "test-fraction=0.3").out.splitlines()
+    assert re.fullmatch(r"client site: \d+ rows of 2 groups to train on, \d+ of 1 group to test on", said[0])
+
+
 def test_check_is_the_same_from_a_node_config(fl_app: Call, rows: Any) -> None:
     config = 'client="bern" data="data/bern.csv" label="outcome"'
     first, second = (

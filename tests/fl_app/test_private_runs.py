@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord
-from hospitals import patients, read_json, words, write_csv
+from hospitals import patients, read_json, trained, words, write_csv
 from private_runs import FOUR, PRIVATE, Crash, Exchanged, costs, crashing_in, entries, foreseen, lines, private_run
 from runs import run
 from safetensors.numpy import load_file
@@ -62,6 +62,23 @@ def test_what_a_run_says_it_spent_is_what_the_accountant_says_of_its_releases(tm
     assert [release["count"] for release in told["releases"]] == [count(4)]
     assert told["trust"]
     assert told["not_covered"]
+
+
+@pytest.mark.parametrize("rows_per_group", [0, 1])
+def test_it_is_said_whether_a_row_stands_for_a_person(tmp_path, fl_app, rows_per_group):
+    for client in "ab":
+        visits = [f"p{k % 15},{k % 7},{'no' if k % 2 else 'yes'}" for k in range(60)]
+        (tmp_path / f"{client}.csv").write_text("\n".join(["patient,age,y", *visits]))
+    args = f"path={tmp_path} label=y group=patient rows-per-group={rows_per_group}"
+    keys = {"strategy": "record-dp-fedavg", "strategy_args": "noise-multiplier=9", "standardize": "none"}
+    out = trained(fl_app, str(tmp_path / "out"), args, rounds=1, num_clients=2, min_examples=5, **keys)
+    told = read_json(out / "privacy.json")
+    further = [line for line in told["not_covered"] if line.startswith("Further rows of the same person")]
+    text = " ".join(fl_app("privacy", "explain", str(out)).out.split())
+    said = "Of each value of 'patient' a client uses one row." in text
+    expected = ("patient", False, True) if rows_per_group else (None, True, False)
+    assert (told.get("one_row_each"), bool(further), said) == expected
+    assert ("stands under several values of 'patient'" in text) == bool(rows_per_group)
 
 
 @pytest.mark.parametrize(
