@@ -18,7 +18,9 @@ Numbers = NDArray[np.float64]
 MISSING = frozenset(("", "NA", "na", "N/A", "n/a", "NaN", "nan", "NAN", "NULL", "null", "None", "?", "."))
 LONGEST_LEVEL = 200
 _NO_TEXT = -1
-DECIMAL_COMMA = re.compile(r"[+-]?[0-9]*,[0-9]+")
+POINT, COMMA = ".", ","
+_DECIMAL = {POINT: re.compile(r"[+-]?[0-9]*\.[0-9]+"), COMMA: re.compile(r"[+-]?[0-9]*,[0-9]+")}
+_THOUSANDS = re.compile(r"[+-]?[1-9][0-9]{0,2},[0-9]{3}")  # or a number below 1000 with three decimals
 _REMEDY = "correct the cell, or leave it empty if the value is missing"
 
 
@@ -49,12 +51,20 @@ class Origin:
         return CsvError(self.path, int(self.lines[row]), what, remedy)
 
 
-class ColumnReader:
-    """Takes in a column block by block; what it keeps of texts is each once, and a code for each cell."""
+class DecimalCommas(Exception):
+    """Numbers that were read with a decimal point are written with a decimal comma."""
 
-    def __init__(self, name: str, kind: Kind | None) -> None:
+
+class ColumnReader:
+    """Takes in a column block by block; what it keeps of texts is each once, and a code for each cell.
+
+    mark: what stands before the decimals of a number, `POINT` or `COMMA`.
+    """
+
+    def __init__(self, name: str, kind: Kind | None, mark: str = POINT) -> None:
         self.name = name
         self.kind = kind
+        self.mark = mark
         self._levels: dict[str, int] = {}
         self._codes: dict[bytes, int] = {}
         self._rows: list[Positions] = []
@@ -63,7 +73,7 @@ class ColumnReader:
 
     def read(self, rows: Positions, cells: Sequence[bytes]) -> Numbers:
         """Take in these rows' cells: their values as far as they are numbers, NaN for texts and missing cells."""
-        values = None if self.kind == "category" else _all_numbers(cells)
+        values = None if self.kind == "category" else _all_numbers(cells, self.mark)
         if values is not None:
             return values
         known = list(map(self._codes.get, cells))
@@ -87,7 +97,7 @@ class ColumnReader:
         text = cell.decode().strip()
         if text in MISSING:
             code = _NO_TEXT
-        elif self.kind != "category" and (number := _number(text)) is not None:
+        elif self.kind != "category" and (number := _number(text, self.mark)) is not None:
             return number, _NO_TEXT  # not kept: a column may have a million of them
         else:
             code = self._levels.setdefault(text, len(self._levels))
@@ -95,7 +105,10 @@ class ColumnReader:
         return np.nan, code
 
     def column(self, numbers: Numbers, origin: Origin) -> Column | None:
-        """The column, whose numbers these are; None where its numbers are a category's and must be read as text."""
+        """The column, whose numbers these are; None where its numbers are a category's and must be read as text.
+
+        Raises DecimalCommas where the file is to be read again with these, and CsvError.
+        """
         rows = np.concatenate([*self._rows, np.empty(0, np.intp)])
         codes = np.concatenate([*self._found, np.empty(0, np.int32)])
         count = int(np.count_nonzero(~np.isnan(numbers)))
@@ -107,7 +120,7 @@ class ColumnReader:
             return Column(self.name, kind, self._booleans(numbers, rows, codes, origin))
         if kind == "category":
             if self.kind is None:
-                self._check_commas(rows, codes, origin)
+                self._check_marks(rows, codes, origin)
             return None if count else self._category(numbers, rows, codes, origin)
         return Column(self.name, "empty", numbers)
 
@@ -120,27 +133,49 @@ class ColumnReader:
             return "boolean"
         return "number" if numbers >= texts else "category"
 
-    def _check_commas(self, rows: Positions, codes: NDArray[np.int32], origin: Origin) -> None:
-        """Refuse a column most of whose texts are numbers with a decimal comma: as categories they would be lost."""
-        with_comma = np.array([DECIMAL_COMMA.fullmatch(level) is not None for level in self._levels])
-        found = rows[with_comma[codes]]
-        if origin.delimiter in ";\t" and 2 * len(found) >= len(rows):
-            what = f"the column {quoted(self.name)} is written with decimal commas"
-            raise origin.error(int(found[0]), what, "write decimals with a point")
+    def _check_marks(self, rows: Positions, codes: NDArray[np.int32], origin: Origin) -> None:
+        """Refuse a column most of whose texts are numbers with the other mark: as categories they would be lost."""
+        marked = self._with_other_mark(codes, origin)
+        if 2 * np.count_nonzero(marked) >= len(rows):
+            raise self._other_mark(rows[marked], codes[marked], origin)
 
     def _check_numbers(self, rows: Positions, codes: NDArray[np.int32], origin: Origin) -> None:
         if len(rows):
+            marked = self._with_other_mark(codes, origin)
+            if marked[0]:
+                raise self._other_mark(rows[marked], codes[marked], origin)
             text = list(self._levels)[codes[0]]
             remedy = _REMEDY
             if self.kind is None:
                 remedy = f"{remedy}; if the column is a category, add categorical={self.name}"
-            if origin.delimiter in ";\t" and DECIMAL_COMMA.fullmatch(text):
-                remedy = f"write decimals with a point ({text.replace(',', '.')}), not a comma"
             raise origin.error(int(rows[0]), f"text {quoted(text)} in the numeric column {quoted(self.name)}", remedy)
         if self._infinite:
             row, text = self._infinite
             what = f"{quoted(text)} in the numeric column {quoted(self.name)} is not a finite number"
             raise origin.error(row, what, _REMEDY)
+
+    def _with_other_mark(self, codes: NDArray[np.int32], origin: Origin) -> NDArray[np.bool_]:
+        """Which texts are numbers but for their mark; none where it delimits cells."""
+        other = _DECIMAL[POINT if self.mark == COMMA else COMMA]
+        plain = origin.delimiter in ";\t"
+        marked = np.array([plain and other.fullmatch(level) is not None for level in self._levels])
+        found: NDArray[np.bool_] = marked[codes]
+        return found
+
+    def _other_mark(self, rows: Positions, codes: NDArray[np.int32], origin: Origin) -> Exception:
+        """What to raise for rows whose texts are numbers but for their mark."""
+        levels = list(self._levels)
+        what, thousands = (
+            f"{quoted(levels[codes[0]])} in the column {quoted(self.name)}",
+            "and thousands without a mark",
+        )
+        if self.mark == COMMA:
+            what = f"{what} has a point, where other numbers have decimal commas"
+            return origin.error(int(rows[0]), what, f"write all decimals with commas, {thousands}")
+        if all(_THOUSANDS.fullmatch(levels[code]) for code in np.unique(codes)):
+            what = f"{what} may have three decimals or be a thousand times as large"
+            return origin.error(int(rows[0]), what, f"write decimals with a point, {thousands}")
+        return DecimalCommas()
 
     def _booleans(self, numbers: Numbers, rows: Positions, codes: NDArray[np.int32], origin: Origin) -> Numbers:
         truth = np.array([{"false": 0.0, "true": 1.0}.get(level.lower(), np.nan) for level in self._levels])
@@ -169,10 +204,12 @@ class ColumnReader:
         return Column(self.name, "category", values, tuple(levels))
 
 
-def read_block(cells: Cells, first_row: int, chosen: Positions, readers: Sequence[ColumnReader]) -> Numbers:
+def read_block(
+    cells: Cells, first_row: int, chosen: Positions, readers: Sequence[ColumnReader], mark: str
+) -> Numbers:
     """Read the chosen columns of some rows, of which the first has this number: their numbers, (columns, rows)."""
     starts, ends = cells.starts[:, chosen], cells.ends[:, chosen]
-    numbers, certain = decimals(cells.text, starts.ravel(), ends.ravel())
+    numbers, certain = decimals(cells.text, starts.ravel(), ends.ravel(), mark)
     values, known = numbers.reshape(starts.shape), certain.reshape(starts.shape)
     values[~known] = np.nan
     special = ~known & (starts < ends)
@@ -185,10 +222,13 @@ def read_block(cells: Cells, first_row: int, chosen: Positions, readers: Sequenc
     return values.T
 
 
-def _all_numbers(cells: Sequence[bytes]) -> Numbers | None:
+def _all_numbers(cells: Sequence[bytes], mark: str) -> Numbers | None:
     """The cells as numbers where each is a finite one."""
-    if b"_" in b"".join(cells):
+    together = b"".join(cells)
+    if b"_" in together or (mark == COMMA and b"." in together):
         return None
+    if mark == COMMA:
+        cells = [cell.replace(b",", b".") for cell in cells]
     try:
         values = np.fromiter(map(float, cells), np.float64, len(cells))
     except ValueError:
@@ -196,10 +236,11 @@ def _all_numbers(cells: Sequence[bytes]) -> Numbers | None:
     return values if np.isfinite(values).all() else None
 
 
-def _number(text: str) -> float | None:
+def _number(text: str, mark: str) -> float | None:
     """What float() makes of a text, infinity included, but none of its digits in other scripts, nan and 1_000."""
-    if not text.isascii() or "_" in text or "nan" in text.lower():
+    if not text.isascii() or "_" in text or "nan" in text.lower() or (mark == COMMA and POINT in text):
         return None
+    text = text.replace(mark, POINT)
     try:
         return float(text)
     except ValueError:

@@ -8,7 +8,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.data.csv_cells import Column, ColumnReader, Numbers, Origin, read_block
+from tasks.data.csv_cells import COMMA, POINT, Column, ColumnReader, DecimalCommas, Numbers, Origin, read_block
 from tasks.data.csv_records import Records, delimiter_of
 from tasks.data.csv_text import CsvError
 from tasks.data.table import Kind
@@ -46,8 +46,9 @@ def read_csv(
 
     A cell is missing where it holds nothing but blanks or, in any case, na, n/a, nan, null, none, ? or a point. A
     column's kind follows from all its other cells: true and false are a boolean's, and numbers a number's. Columns
-    with fewer than half numbers are categories. Numbers are those of float(), to the bit, without inf and 1_000. Lines
-    of nothing but blanks are no rows. No cell is ever evaluated.
+    with fewer than half numbers are categories. Numbers are those of float(), to the bit, without inf and 1_000. Where
+    semicolons or tabs delimit, decimals may be written with commas, then throughout the file. Lines of nothing but
+    blanks are no rows. No cell is ever evaluated.
 
     Args:
         path: the file
@@ -61,24 +62,50 @@ def read_csv(
     empty or without rows, faulty names in the header, rows of another number of cells, text or infinity in a numeric
     column, and categories of over 200 or of unprintable characters. Raises ValueError for an impossible delimiter.
     """
-    records = Records(path, delimiter_of(delimiter))
-    names = set(records.names if only is None else only) - set(ignore)
+    wanted = _Wanted(path, delimiter, kinds, only, ignore)
+    try:
+        return _read(wanted, POINT)
+    except DecimalCommas:
+        return _read(wanted, COMMA)
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """The arguments of `read_csv`."""
+
+    path: Path
+    delimiter: str
+    kinds: Mapping[str, Kind]
+    only: Collection[str] | None
+    ignore: Collection[str]
+
+
+def _read(wanted: _Wanted, mark: str) -> CsvFile:
+    """Numbers are written with this mark before their decimals. Raises DecimalCommas where it is another."""
+    path = wanted.path
+    records = Records(path, delimiter_of(wanted.delimiter))
+    names = set(records.names if wanted.only is None else wanted.only) - set(wanted.ignore)
     chosen = [place for place, name in enumerate(records.names) if name in names]
-    readers = [ColumnReader(records.names[place], kinds.get(records.names[place])) for place in chosen]
+    readers = [ColumnReader(records.names[place], wanted.kinds.get(records.names[place]), mark) for place in chosen]
     blocks: list[Numbers] = []
     lines = [np.empty(0, np.intp)]
     rows = 0
     for cells in records:
-        blocks.append(read_block(cells, rows, np.array(chosen, np.intp), readers))
+        blocks.append(read_block(cells, rows, np.array(chosen, np.intp), readers, mark))
         lines.append(cells.lines)
         rows += len(cells.lines)
     if not rows:
         raise CsvError(path, None, "the file has a header but no rows", "expected at least one row below the header")
     origin = Origin(path, records.delimiter, np.concatenate(lines))
-    columns = {
-        reader.name: reader.column(numbers, origin)
-        for reader, numbers in zip(readers, _joined(blocks, rows), strict=True)
-    }
+    columns: dict[str, Column | None] = {}
+    faults = []
+    for reader, numbers in zip(readers, _joined(blocks, rows), strict=True):
+        try:
+            columns[reader.name] = reader.column(numbers, origin)
+        except CsvError as fault:  # another column may yet show how numbers are written
+            faults.append(fault)
+    if faults:
+        raise faults[0]
     return CsvFile(path, MappingProxyType(dict(_complete(path, columns, records.delimiter))), origin.lines)
 
 

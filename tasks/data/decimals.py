@@ -13,26 +13,29 @@ _POWERS = np.array([float(10**places) for places in range(23)])  # a double hold
 _MASKS = (np.arange(WIDTH) >= WIDTH - np.arange(WIDTH + 1)[:, None]) * np.uint8(0xFF)  # row n: the last n of 24
 
 
-def decimals(text: bytes, starts: Positions, ends: Positions) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+def decimals(
+    text: bytes, starts: Positions, ends: Positions, mark: str = "."
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """The numbers in the cells text[starts[i]:ends[i]], which lie one after the other: values (m,) and known (m,).
 
-    Known are the cells [+-]digits[.digits] of up to 24 characters and 18 digits whose rounding is certain. Any other,
-    be it 1e-5, "", text or a number too near to the middle of two doubles, has known False and a meaningless value.
+    Known are the cells [+-]digits[.digits], with `mark` as the point, of up to 24 characters and 18 digits whose
+    rounding is certain. Any other, be it 1e-5, "", text or a number too near to the middle of two doubles, has known
+    False and a meaningless value.
     """
     values, known = np.empty(len(ends)), np.empty(len(ends), np.bool_)
     for begin in range(0, len(ends), _AT_ONCE):
         part = slice(begin, begin + _AT_ONCE)
         origin, stop = starts[part][0], ends[part][-1]
-        values[part], known[part] = _parse(text[origin : stop + 1], starts[part] - origin, ends[part] - origin)
+        values[part], known[part] = _parse(text[origin : stop + 1], starts[part] - origin, ends[part] - origin, mark)
     return values, known
 
 
-def _parse(text: bytes, starts: Positions, ends: Positions) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+def _parse(text: bytes, starts: Positions, ends: Positions, mark: str) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """`decimals` of a few thousand cells."""
     codes = np.frombuffer(text, np.uint8)
     first = codes[np.minimum(starts, len(codes) - 1)]
     length = ends - starts - ((first == ord("-")) | (first == ord("+")))
-    dotted, places = _dots(codes, starts, ends)
+    dotted, places = _dots(codes == ord(mark), starts, ends)
     number, strange = _digits(text, ends, np.clip(length, 0, WIDTH))
     # The dot stood as a digit 0 between whole part and fraction: whole * 10**(places + 1) + fraction. It is cut out.
     # With 18 places and more, whole is 0.
@@ -44,9 +47,9 @@ def _parse(text: bytes, starts: Positions, ends: Positions) -> tuple[NDArray[np.
     return values, known & (number < _INTEGERS[18])
 
 
-def _dots(codes: NDArray[np.uint8], starts: Positions, ends: Positions) -> tuple[NDArray[np.bool_], Positions]:
+def _dots(is_dot: NDArray[np.bool_], starts: Positions, ends: Positions) -> tuple[NDArray[np.bool_], Positions]:
     """Which cells have a dot, and how many characters follow the last one."""
-    dots = np.flatnonzero(codes == ord("."))
+    dots = np.flatnonzero(is_dot)
     cells = np.searchsorted(ends, dots)
     inside = (cells < len(ends)) & (dots >= starts[np.minimum(cells, len(ends) - 1)])
     dots, cells = dots[inside], cells[inside]

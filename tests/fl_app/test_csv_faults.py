@@ -137,14 +137,14 @@ FAULTS: dict[str, tuple[Fault, str, str]] = {
         f"{BERN}, line 7: text 'old' in the numeric column 'age': correct the cell, or leave it empty if the val",
         "",
     ),
-    "decimal comma": (
-        everywhere(content, data=b"age;outcome\n" + b"61,5;dead\n60,5;alive\n" * 20 + b"60;dead\n" * 50),
-        "data/aarhus.csv, line 2: text '61,5' in the numeric column 'age': write decimals with a point (61.5), not a",
+    "thousands or decimals": (
+        everywhere(content, data=b"age;outcome\n" + b"1,500;dead\n1,250;alive\n" * 20 + b"60;dead\n" * 50),
+        "data/aarhus.csv, line 2: '1,500' in the column 'age' may have three decimals or be a thousand times as large",
         "",
     ),
-    "decimal commas throughout": (
-        everywhere(content, data=b"age;outcome\n" + b"61,5;dead\n60,5;alive\n" * 20),
-        "data/aarhus.csv, line 2: the column 'age' is written with decimal commas: write decimals with a point",
+    "points and commas": (
+        everywhere(content, data=b"age;dose;outcome\n" + b"61,5;0.1;dead\n60,5;0.2;alive\n" * 20),
+        "data/aarhus.csv, line 2: '0.1' in the column 'dose' has a point, where other numbers have decimal commas: wri",
         "",
     ),
     "the wrong column as label": (

@@ -209,19 +209,50 @@ def test_an_infinite_number_within_a_category_is_text(path: Path) -> None:
 
 
 @pytest.mark.parametrize("delimiter", [";", "\t"])
-def test_a_decimal_comma_is_recognized_where_the_comma_does_not_delimit(path: Path, delimiter: str) -> None:
-    said = fault(path, "a;x\n1;2\n1;3\n1;-3,14\n".replace(";", delimiter))
-    assert said == ("line 4: text '-3,14' in the numeric column 'x': write decimals with a point (-3.14), not a comma")
-    assert "point" not in fault(path, 'a,x\n1,2\n1,3\n1,"3,14"\n')
+@pytest.mark.parametrize(
+    ("cells", "numbers"),
+    [
+        (["61,5", "-3,14", ",5"], [61.5, -3.14, 0.5]),
+        (["2", "3", "+3,14"], [2, 3, 3.14]),
+        (["", "1,5e-3", "7", "1,25"], [np.nan, 1.5e-3, 7, 1.25]),
+        (["0,123", "1234,567", "1,234"], [0.123, 1234.567, 1.234]),  # the first is no thousand
+        (["12345678901,2345678901", "0,1"], [12345678901.2345678901, 0.1]),
+    ],
+    ids=str,
+)
+def test_decimals_may_be_written_with_commas_where_these_do_not_delimit(
+    path: Path, delimiter: str, cells: list[str], numbers: list[float]
+) -> None:
+    text = "a;x;z\n" + "".join(f"1;{cell};low\n" for cell in cells)
+    found = read(path, text.replace(";", delimiter)).columns
+    assert found["x"].kind == "number"
+    np.testing.assert_array_equal(found["x"].values, numbers)
+    assert (found["a"].kind, found["z"].levels) == ("number", ("low",))
+    assert "text '-3,14' in the numeric column 'x': correct the cell" in fault(path, 'a,x\n1,2\n1,3\n1,"-3,14"\n')
 
 
-@pytest.mark.parametrize("delimiter", [";", "\t"])
-@pytest.mark.parametrize("cells", [["61,5", "-3,14", ",5"], ["", "61,5", "7", "8,25", "low"], ["low", "1,5"]], ids=str)
-def test_a_column_of_decimal_commas_is_no_category(path: Path, delimiter: str, cells: list[str]) -> None:
+def test_a_file_writes_all_its_decimals_alike(path: Path) -> None:
+    for cells in ("1.5;61,5", "61,5;1.5"):
+        said = fault(path, f"a;b\n{cells}\n{cells}\n")
+        assert said.startswith("line 2: '1.5' in the column '")
+        assert said.endswith("has a point, where other numbers have decimal commas: write all decimals with commas, "
+                             "and thousands without a mark")  # fmt: skip
+    said = fault(path, "a;b\n61,5;7\n61,5;8\n61,5;8.25\n")
+    assert said.startswith("line 4: '8.25' in the column 'b' has a point")
+
+
+@pytest.mark.parametrize(
+    "cells", [["1,234", "-12,500"], ["7", "8", "1,234"], ["low", "1,234", "high", "12,500"]], ids=str
+)
+def test_what_may_be_thousands_is_refused_unless_another_column_tells(path: Path, cells: list[str]) -> None:
     text = "a;x\n" + "".join(f"1;{cell}\n" for cell in cells)
-    line = 2 + next(row for row, cell in enumerate(cells) if "," in cell)
-    said = fault(path, text.replace(";", delimiter))
-    assert said == f"line {line}: the column 'x' is written with decimal commas: write decimals with a point"
+    assert (
+        "'1,234' in the column 'x' may have three decimals or be a thousand times as large: write decimals with a "
+        "point, and thousands without a mark" in fault(path, text)
+    )
+    if "low" not in cells:
+        told = text.replace("\n1;", "\n0,5;")
+        assert read(path, told).columns["x"].values.max() in (1.234, 8.0)
 
 
 def test_decimal_commas_are_text_where_most_are_words_or_the_comma_delimits_or_the_run_says_so(path: Path) -> None:
@@ -442,9 +473,9 @@ def tables(cells: st.SearchStrategy[str], least: int = 1) -> st.SearchStrategy[l
 def slow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each row through the csv module, each cell through float()."""
     monkeypatch.setattr(csv_records.Records, "_plain", lambda self, block: None)
-    unknown = lambda text, starts, ends: (np.full(len(ends), 7.0), np.zeros(len(ends), bool))  # noqa: E731
+    unknown = lambda text, starts, ends, mark: (np.full(len(ends), 7.0), np.zeros(len(ends), bool))  # noqa: E731
     monkeypatch.setattr(csv_cells, "decimals", unknown)
-    monkeypatch.setattr(csv_cells, "_all_numbers", lambda cells: None)
+    monkeypatch.setattr(csv_cells, "_all_numbers", lambda cells, mark: None)
 
 
 def outcome(path: Path, **options: object) -> CsvFile | str:
@@ -491,6 +522,16 @@ def test_each_number_is_the_double_that_float_gives(path: Path, rows: list[list[
     file = read(path, write(rows, len(rows[0])))
     found = np.array([column.values for column in file.columns.values()]).T
     assert found.tobytes() == np.array([[float(cell) for cell in row] for row in rows]).tobytes()
+
+
+@MANY
+@given(tables(NUMBERS))
+def test_each_number_with_a_decimal_comma_is_the_double_that_float_gives(path: Path, rows: list[list[str]]) -> None:
+    told = [["0.5", *row] for row in rows]  # the first column tells what a comma means
+    content = write(told, len(told[0])).replace(b",", b";").replace(b".", b",")
+    path.write_bytes(content)
+    found = np.array([column.values for column in read_csv(path).columns.values()]).T
+    assert found.tobytes() == np.array([[float(cell) for cell in row] for row in told]).tobytes()
 
 
 @MANY
