@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import click
 import typer
+import typer.core
 
 from fl_app import __version__
 from fl_app.commands import words
@@ -28,6 +29,8 @@ from fl_app.job import Engine, Job, new_job, resumed_job, run_job
 from fl_app.profiles import Profile, chosen_profile
 from fl_app.registry import REGISTRIES, describe, names
 from fl_app.report import closing_lines
+
+typer.core.HAS_RICH = False  # where rich is installed, typer 0.20 shows \\[default: ...] in help without markup
 
 cli = typer.Typer(
     name="fl-app",

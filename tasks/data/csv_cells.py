@@ -204,9 +204,7 @@ class ColumnReader:
         return Column(self.name, "category", values, tuple(levels))
 
 
-def read_block(
-    cells: Cells, first_row: int, chosen: Positions, readers: Sequence[ColumnReader], mark: str
-) -> Numbers:
+def read_block(cells: Cells, first_row: int, chosen: Positions, readers: Sequence[ColumnReader], mark: str) -> Numbers:
     """Read the chosen columns of some rows, of which the first has this number: their numbers, (columns, rows)."""
     starts, ends = cells.starts[:, chosen], cells.ends[:, chosen]
     numbers, certain = decimals(cells.text, starts.ravel(), ends.ravel(), mark)
