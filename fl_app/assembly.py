@@ -193,15 +193,10 @@ def agreed_beforehand(config: RunConfig, strategy: ComposedStrategy) -> Design |
     design = declared_design(config)
     if design is not None:
         return in_ranges(design) if config.standardize == "private" else design
-    if not private or config.standardize == "private" or rules(config).need_moments:
-        what = f"strategy={config.strategy} promises privacy: nothing may be learned of the columns from the rows"
-        what = what if private else f"standardize={config.standardize}"
-        remedy = "declare the columns, with their ranges, categories and classes, in a JSON file: schema=FILE"
-        raise Refused(what, f"data={config.data} declares no ranges", remedy)
-    if not build_dataset(config).server_held:
-        remedy = "declare the columns, with their categories and classes, in a JSON file: schema=FILE"
-        raise Refused(f"strategy={config.strategy} promises privacy", f"data={config.data}", remedy)
-    return _design_of_rows(config)
+    what = f"strategy={config.strategy} promises privacy: nothing may be learned of the columns from the rows"
+    what = what if private else f"standardize={config.standardize}"
+    remedy = "declare the columns, with their ranges, categories and classes, in a JSON file: schema=FILE"
+    raise Refused(what, f"data={config.data} declares no columns", remedy)
 
 
 @lru_cache(maxsize=4)

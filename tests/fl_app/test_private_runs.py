@@ -630,8 +630,11 @@ def test_batch_normalisation_that_is_averaged_is_refused_and_not_where_it_stays_
     assert fl_app_run(**keys, task_args="model=permuted:net batch-norm=local").status == 0
 
 
-def test_statistics_of_columns_that_nobody_declared_are_refused_and_declared_ones_used(tmp_path, wards, fl_app):
+@pytest.mark.parametrize("standardize", ["global", "local", "none"])
+def test_columns_that_nobody_declared_are_refused_and_declared_ones_used(tmp_path, wards, fl_app, standardize):
+    """Also without scaling: which categories and classes there are may be told by the rows of one client alone."""
     keys = {**wards, "strategy": "dp-fedavg", "strategy_args": "noise-multiplier=2", "rounds": 2, "min_clients": 1}
+    keys["standardize"] = standardize
     data, schema, keys["schema"] = keys.pop("data_args"), keys.pop("schema"), ""
     del keys["data"]
     outcome = fl_app(*words(data_args=data, out=str(tmp_path / "refused"), **keys))
