@@ -20,7 +20,7 @@ from fl_app import registry
 from fl_app.assembly import build_strategy
 from fl_app.config import RunConfig
 from fl_app.errors import Refused, one_line, suggestion
-from fl_app.site_ledger import SiteLedgers
+from fl_app.site_ledger import SiteLedgers, cost, cost_of
 from privacy.accounting import Relation, Release, Unit, spent
 from strategies.base import ComposedStrategy
 from strategies.protection import Protection
@@ -192,14 +192,12 @@ class Policy(_Section):
         charged = [(entry.round, entry.release) for entry in run.entries] if run is not None else []
         if at_hand is not None:
             charged.append(at_hand)
-        groups: Groups = {(protection.unit, protection.relation): _cost(protection.unit, charged)}
+        groups: Groups = {(protection.unit, protection.relation): cost(protection.unit, charged)}
         if demands.max_epsilon is not None:
             _check_epsilon("privacy.max-epsilon", groups, demands.max_epsilon, demands.delta)
         if demands.max_total_epsilon is not None:
             for book in books.values():
-                entries = [(entry.round, entry.release) for entry in book.entries]
-                group = groups.setdefault((book.terms.unit, book.terms.relation), [])
-                group += _cost(book.terms.unit, entries)
+                groups.setdefault((book.terms.unit, book.terms.relation), []).extend(cost_of(book))
             _check_epsilon("privacy.max-total-epsilon", groups, demands.max_total_epsilon, demands.delta)
 
     # ------------------------------------------------------------------------------------------------ the clauses
@@ -347,20 +345,6 @@ def charge(policy: Policy | None, ledgers: SiteLedgers, order: Order, protection
 
 
 # ------------------------------------------------------------------------------------------------------- what it costs
-
-
-def _cost(unit: Unit, charged: Iterable[tuple[int, Release]]) -> list[Release]:
-    """All that a client spent in a run, given the rounds that it took part in and what each released.
-
-    Where a round costs less because nobody knows which clients were drawn, those in which it was not drawn cost as
-    much, up to the last that is known of, if only by its metrics. Rows are drawn by their own client, in the rounds
-    that it takes part in.
-    """
-    pairs = list(charged)
-    drawn = [(round_, release) for round_, release in pairs if unit == "client" and release.sampling.rate < 1]
-    rounds = {round_ for round_, _ in drawn}
-    missed = max(round_ for round_, _ in pairs) - len(rounds) if rounds else 0
-    return [release for _, release in pairs] + [release for _, release in drawn[-1:]] * missed
 
 
 def _check_epsilon(clause: str, groups: Groups, most: float, delta: float) -> None:

@@ -6,9 +6,9 @@ An entry is written before the client trains, so a round that breaks off counts 
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,27 @@ class SiteLedgers:
             yield
 
 
+def cost(unit: Unit, charged: Iterable[tuple[int, Release]]) -> list[Release]:
+    """All that a client spent in a run, given the rounds that it took part in and what each released.
+
+    Where a round costs less because nobody knows which clients were drawn, those in which it was not drawn cost as
+    much, up to the last that is known of, if only by its metrics. Rows are drawn by their own client, in the rounds
+    that it takes part in.
+    """
+    pairs = list(charged)
+    drawn = {round_: release for round_, release in pairs if unit == "client" and release.sampling.rate < 1}
+    spending = [release for _, release in pairs]
+    if drawn and (missed := max(round_ for round_, _ in pairs) - len(drawn)) > 0:
+        last = drawn[max(drawn)]
+        spending.append(replace(last, count=last.count * missed))
+    return spending
+
+
+def cost_of(book: Ledger) -> list[Release]:
+    """The same of what a client's ledger of a run holds."""
+    return cost(book.terms.unit, [(entry.round, entry.release) for entry in book.entries])
+
+
 @dataclass(frozen=True, slots=True)
 class Cost:
     """What one client's rows have cost over all runs that protect the same unit under the same relation."""
@@ -81,6 +102,6 @@ def costs_of(state: Path, delta: float) -> list[Cost]:
         terms = ledger.terms
         found.setdefault((str(terms.mechanism["client"]), terms.unit, terms.relation), []).append(ledger)
     return [
-        Cost(*key, len(ledgers), spent([r for ledger in ledgers for r in ledger.releases], key[2], delta).epsilon)
+        Cost(*key, len(ledgers), spent([r for ledger in ledgers for r in cost_of(ledger)], key[2], delta).epsilon)
         for key, ledgers in sorted(found.items())
     ]

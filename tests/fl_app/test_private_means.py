@@ -159,6 +159,14 @@ def test_a_site_adds_up_what_its_rows_have_cost_over_runs(fl_app, tmp_path):
     assert "bern: epsilon" in fl_app("privacy", "spent", str(tmp_path)).out
 
 
+def test_rounds_in_which_a_client_was_not_drawn_are_added_up_where_the_draw_is_secret(tmp_path):
+    drawn = Release("sum", 1.0, Sampling("poisson", 0.1))
+    for number in (10, 60, 100):
+        SiteLedgers(tmp_path, "one").enter("bern", number, protection(4.0), drawn)
+    (bern,) = costs_of(tmp_path, 1e-5)
+    assert bern.epsilon == spent([replace(drawn, count=100)], "add-remove", 1e-5).epsilon
+
+
 def test_a_damaged_ledger_of_a_site_is_no_cost_of_nothing(fl_app, tmp_path):
     SiteLedgers(tmp_path, "one").enter("bern", 1, protection(4.0), Release("sum", 4.0, Sampling("none")))
     (path,) = tmp_path.rglob("*.jsonl")
