@@ -21,7 +21,7 @@ from fl_app.assembly import build_strategy
 from fl_app.config import RunConfig
 from fl_app.errors import Refused, one_line, suggestion
 from fl_app.site_ledger import SiteLedgers, cost, cost_of
-from privacy.accounting import Relation, Release, Unit, spent
+from privacy.accounting import Relation, Release, Unit, spent, within
 from strategies.base import ComposedStrategy
 from strategies.protection import Protection
 from strategies.transform import ANY_NUMBER_OF_EXAMPLES
@@ -185,11 +185,10 @@ class Policy(_Section):
         if demands.max_epsilon is None and demands.max_total_epsilon is None:
             return
         try:
-            books = ledgers.of(client)
+            charged, books = ledgers.in_run(client), ledgers.of(client)
         except (OSError, ValueError) as error:
             raise Declined("privacy", f"the ledgers cannot be read: {error}") from error
-        run = books.pop(ledgers.path(client), None)
-        charged = [(entry.round, entry.release) for entry in run.entries] if run is not None else []
+        books.pop(ledgers.path(client), None)
         if at_hand is not None:
             charged.append(at_hand)
         groups: Groups = {(protection.unit, protection.relation): cost(protection.unit, charged)}
@@ -332,16 +331,32 @@ def check_asked(
 
 
 def charge(policy: Policy | None, ledgers: SiteLedgers, order: Order, protection: Protection, release: Release) -> None:
-    """Enter a release into the ledgers of an order's clients, unless the policy forbids it of one of them.
+    """Enter a release into the ledgers of an order's clients, unless one of them would spend more than the run promised,
+    or than the policy allows.
 
     Raises Declined, with nothing entered. Messages that come at once are charged one after the other.
     """
     with ledgers.locked():
-        if policy is not None:
-            for client in order.clients:
+        for client in order.clients:
+            _check_kept(ledgers, client, protection, (order.round, release))
+            if policy is not None:
                 policy.check_spending(ledgers, client, protection, (order.round, release))
         for client in order.clients:
             ledgers.enter(client, order.round, protection, release)
+
+
+def _check_kept(ledgers: SiteLedgers, client: str, protection: Protection, at_hand: tuple[int, Release]) -> None:
+    """Hold a run to its own target where clients add the noise: such a promise trusts nobody else to count.
+
+    Raises Declined, and ValueError for a ledger that is damaged.
+    """
+    promise = protection.promise
+    if not (protection.by_clients and promise.target_epsilon):
+        return
+    charged = [*ledgers.in_run(client), at_hand]
+    if not within(promise.target_epsilon, cost(protection.unit, charged), protection.relation, promise.delta):
+        what = f"this round is beyond target-epsilon={promise.target_epsilon:g} at delta {promise.delta:g}"
+        raise Declined("promise", f"{what}, which the run promised to keep to")
 
 
 # ------------------------------------------------------------------------------------------------------- what it costs

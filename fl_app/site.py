@@ -87,6 +87,7 @@ class Site:
         policy = asked_policy(config, context.node_config, ask, ledgers, ask == "train" and metrics)
         check_reading(config, context.node_config)
         strategy, state = build_strategy(config), state_folder(config, context.node_config)
+        _check_design(strategy, common.design)
         if own := own_file(context.node_config):
             OwnFiles(own, state, common.job, context.node_id).check()
         return cls(
@@ -155,6 +156,12 @@ def _held(config: RunConfig, schema: Schema, init: str, stamp: tuple[int, int] |
     """The task and the hash of what it holds. `stamp` changes with the file."""
     task, _ = begin(build_task(config, schema), config, init)
     return task, held_sha256(task)
+
+
+def _check_design(strategy: ComposedStrategy, design: Design) -> None:
+    """Raises Declined for a design that undoes the promise, whatever the run says: it comes from the server."""
+    if strategy.protection is not None and strategy.protection.unit == "record" and design.standardize == "local":
+        raise Declined("design", "it scales by the client's own rows, so that each depends on all the others")
 
 
 def _few(names: tuple[str, ...]) -> str:

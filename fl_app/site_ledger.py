@@ -43,6 +43,11 @@ class SiteLedgers:
         """That of a client in this run."""
         return self.state / FOLDER / file_name(client) / f"{file_name(self.job)}.jsonl"
 
+    def in_run(self, client: str) -> list[tuple[int, Release]]:
+        """What a client was charged in this run, with the rounds. Raises ValueError for a ledger that is damaged."""
+        path = self.path(client)
+        return [(entry.round, entry.release) for entry in Ledger.read(path).entries] if path.exists() else []
+
     def of(self, client: str) -> dict[Path, Ledger]:
         """Those of a client in all runs. Raises ValueError for one that is damaged."""
         return {path: Ledger.read(path) for path in sorted(self.path(client).parent.glob("*.jsonl"))}

@@ -115,6 +115,15 @@ def spent(releases: Sequence[Release], relation: Relation, delta: float) -> Spen
     return _spent(_mechanisms(releases, relation), delta)
 
 
+def within(target_epsilon: float, releases: Sequence[Release], relation: Relation, delta: float) -> bool:
+    """Whether `spent` claims at most this epsilon. Of releases of everybody that is told without dp-accounting, where
+    it is so. Raises ValueError as `spent` does."""
+    _check_delta(delta)
+    groups = _groups(_mechanisms(releases, relation))
+    pld = pld_epsilon(groups, delta)
+    return (pld is not None and pld <= target_epsilon) or rdp_epsilon(groups, delta) <= target_epsilon
+
+
 def curve(
     rounds: Sequence[Sequence[Release]], relation: Relation, delta: float, points: int = 100
 ) -> tuple[float, ...]:
@@ -205,8 +214,12 @@ class _Mechanism(NamedTuple):
 
 
 def _spent(mechanisms: Counter[_Mechanism], delta: float) -> Spent:
-    groups = [Group(*mechanism, count) for mechanism, count in sorted(mechanisms.items())]
+    groups = _groups(mechanisms)
     return Spent(pld_epsilon(groups, delta), rdp_epsilon(groups, delta))
+
+
+def _groups(mechanisms: Counter[_Mechanism]) -> list[Group]:
+    return [Group(*mechanism, count) for mechanism, count in sorted(mechanisms.items())]
 
 
 def _mechanisms(releases: Sequence[Release], relation: Relation) -> Counter[_Mechanism]:

@@ -24,6 +24,7 @@ from fl_app.enrolment import Enrolment
 from fl_app.errors import Refused
 from fl_app.policy import Declined, Policy, charge, policy_of
 from fl_app.server_app import serve
+from fl_app.site import Common
 from fl_app.site_ledger import SiteLedgers
 from privacy.accounting import Release, Sampling, spent
 from strategies import wire
@@ -443,7 +444,9 @@ def epsilon(count: int, release: Release, relation: Any = "replace-one", delta: 
     return spent([release] * count, relation, delta).epsilon
 
 
-def charged(policy: Policy, ledgers: SiteLedgers, rounds: Sequence[int], promise: Protection, release: Release) -> int:
+def charged(
+    policy: Policy | None, ledgers: SiteLedgers, rounds: Sequence[int], promise: Protection, release: Release
+) -> int:
     """How many of the rounds are let through."""
     for place, number in enumerate(rounds):
         try:
@@ -497,6 +500,41 @@ def test_a_run_costs_no_more_than_it_may_whatever_its_server_announces(tmp_path:
     limit = epsilon(2, weak)
     assert charged(of(once=limit), SiteLedgers(tmp_path, "one"), [1, 2, 3], protection(), weak) == 2
     assert charged(of(once=limit), SiteLedgers(tmp_path, "two"), [1, 2, 3], protection(), weak) == 2  # each by itself
+
+
+@pytest.mark.parametrize("sampling", [Sampling("none"), Sampling("poisson", 0.1)], ids=["all rows", "some rows"])
+def test_where_clients_add_the_noise_a_run_is_held_to_its_target_also_without_a_policy(
+    tmp_path: Path, sampling: Sampling
+) -> None:
+    own = protection(unit="record", relation="add-remove", sampling=sampling, per_round=3)
+    own = replace(own, promise=Promise(2.0, 0.0, 1e-5))
+    release, ledgers = own.announced({}), SiteLedgers(tmp_path, "job")
+    assert charged(None, ledgers, [1, 2, 2, 3, 4, 5], own, release) == 5  # a round that is tried again is one more
+    assert len(ledgers.in_run("bern")) == 5
+    assert charged(None, SiteLedgers(tmp_path, "another run"), range(1, 7), own, release) == 5
+    budget = replace(own, promise=Promise(2.0, 2 * own.noise_multiplier, 1e-5), rounds=1)
+    assert charged(None, SiteLedgers(tmp_path, "budget"), range(1, 8), budget, budget.announced({})) == 7
+    server = replace(own, by_clients=False)  # whoever trusts it to add the noise trusts it to count
+    assert charged(None, SiteLedgers(tmp_path, "server"), range(1, 8), server, release) == 7
+
+
+def test_a_run_of_sites_that_add_the_noise_plays_all_that_its_target_pays_for(sites: Sites, log: Any) -> None:
+    done = sites.run("", private("local-dp-fedavg", "target-epsilon=50 delta=1e-5", **{"noisy-metrics": 9.0}))
+    assert (done["status"], done["rounds"], log()) == ("completed", 2, "")
+    assert 49.9 < done["privacy"]["epsilon"] <= 50
+
+
+def test_a_design_that_makes_rows_depend_on_one_another_is_declined_where_rows_are_protected(
+    sites: Sites, log: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = Common.values
+    monkeypatch.setattr(
+        Common, "values", lambda self: honest(replace(self, design=replace(self.design, standardize="local")))
+    )
+    with pytest.raises(TooFewClients, match="declined"):
+        sites.run("", private())
+    assert "declined by this site: design: it scales by the client's own rows" in log()
+    assert not list(sites.state.glob("privacy/*/*.jsonl"))
 
 
 def test_rounds_in_which_a_client_was_not_drawn_cost_as_much_where_the_draw_is_secret(tmp_path: Path) -> None:
