@@ -20,7 +20,7 @@ from tasks.data.design import Design
 
 FORMAT = 2
 OWNER_ONLY = 0o600
-"""It may hold what nobody else should know, such as noise that later rounds take back."""
+"""It may hold what nobody else should know: where clients keep state, who was drawn in secret, and when last."""
 
 
 @dataclass(frozen=True)

@@ -331,8 +331,8 @@ def check_asked(
 
 
 def charge(policy: Policy | None, ledgers: SiteLedgers, order: Order, protection: Protection, release: Release) -> None:
-    """Enter a release into the ledgers of an order's clients, unless one of them would spend more than the run promised,
-    or than the policy allows.
+    """Enter a release into the ledgers of an order's clients, unless one of them would spend more than the run promised
+    or the policy allows.
 
     Raises Declined, with nothing entered. Messages that come at once are charged one after the other.
     """

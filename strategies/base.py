@@ -242,7 +242,7 @@ class ComposedStrategy(Strategy):
         params = wire.read_params(RecordDict({"params": initial_arrays}))
         self._state = self.first_state(params)
         if (resume := setting.resume) is not None:
-            self._state = replace(resume, pipeline=self.pipeline.resumed(resume.pipeline))
+            self._state = resume
         accountant = self._accountant()
         result = RunResult(arrays=wire.params_record(self._state.params), history=list(setting.history))
         result.used_rounds = self._state.used_rounds
@@ -280,7 +280,7 @@ class ComposedStrategy(Strategy):
                 who = ", ".join(report.clipped)
                 log(WARNING, "round %d: updates beyond the clip norm, clipped again: %s", number, who)
             _enter(result, report, at_server=evaluate_fn is not None)
-            setting.on_round(report, self._state)
+            setting.on_round(report, replace(self._state, pipeline=self.pipeline.kept(self._state.pipeline)))
             if reason:
                 result.stop_reason = reason
                 break

@@ -78,8 +78,8 @@ class Transform(ABC):  # noqa: B024  (every method has a meaningful default: the
         """The server's state before the first round: `num_server_arrays` arrays."""
         return ()
 
-    def resumed(self, state: Arrays) -> Arrays:
-        """The server's state with which an interrupted run goes on, from the one that its checkpoint holds."""
+    def kept(self, state: Arrays) -> Arrays:
+        """What of the server's state a checkpoint holds, and an interrupted run goes on with."""
         return state
 
     def announce(self, state: Arrays, round: Round) -> Public:
@@ -198,10 +198,10 @@ class Pipeline:
         """The server's state before the first round: that of the steps, one after the other."""
         return tuple(array for transform in self.transforms for array in transform.begin())
 
-    def resumed(self, state: Arrays) -> Arrays:
-        """The server's state with which an interrupted run goes on."""
+    def kept(self, state: Arrays) -> Arrays:
+        """What of the server's state a checkpoint holds, and an interrupted run goes on with."""
         states = zip(self.transforms, self._server_states(state), strict=True)
-        return tuple(array for transform, own in states for array in transform.resumed(own))
+        return tuple(array for transform, own in states for array in transform.kept(own))
 
     def announce(self, state: Arrays, round: Round) -> Public:
         """The public material of all steps. Raises IllegalChain when two steps announce one name."""

@@ -60,7 +60,7 @@ def error(rounds: int, bands: int) -> float:
 class CorrelatedNoiseOnSum(Transform):
     """Noise on the exact sum of a round, of which the `bands` - 1 rounds before hold a part.
 
-    The noise so far is the server's state; a resumed run begins anew (`protection` is charged so).
+    The noise so far is the server's state, and never on a disk; a resumed run begins anew (`protection` is charged so).
     """
 
     protection: Protection
@@ -74,8 +74,8 @@ class CorrelatedNoiseOnSum(Transform):
         """No noise so far: (0, 0) int64."""
         return (np.zeros((0, 0), np.int64),)
 
-    def resumed(self, state: Arrays) -> Arrays:
-        """A new matrix begins."""
+    def kept(self, state: Arrays) -> Arrays:
+        """Nothing: with the noise on a disk, whoever gets it could take it off the model. A new matrix begins."""
         return self.begin()
 
     def privacy_event(self) -> PrivacyEvent:

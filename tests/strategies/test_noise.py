@@ -273,14 +273,14 @@ def test_at_most_bands_less_one_noises_are_kept_and_a_resumed_run_forgets_them()
     for rounds in (1, 2, 3, 10):
         _, (kept,) = rounds_of(transform, rounds, 30)
         assert (kept.shape, kept.dtype) == ((min(rounds, 3), 30), np.int64)
-    assert transform.resumed((kept,))[0].shape == transform.begin()[0].shape == (0, 0)
+    assert transform.kept((kept,))[0].shape == transform.begin()[0].shape == (0, 0)
     assert rounds_of(correlated(1), 5, 30)[1][0].shape == (0, 30)
 
 
 def test_the_first_noise_after_a_resume_takes_nothing_back():
     transform = correlated(8)
     noise, state = rounds_of(transform, 12, 4000)
-    noisy, _ = transform.decode_sum(empty_sum((4000,)), transform.resumed(state), ROUND)
+    noisy, _ = transform.decode_sum(empty_sum((4000,)), transform.kept(state), ROUND)
     after = flat(noisy.arrays) * STEP
     assert all(unrelated(after, each) for each in noise)
     assert fits(after, np.linalg.norm(coefficients(8)))
