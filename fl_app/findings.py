@@ -131,6 +131,7 @@ def compared(
         everywhere = [site["alone_everywhere"] for site in sites if site["alone_everywhere"] is not None]
         baselines = _baselines(task, None if whole is None else task.evaluate(whole, everyone), everywhere)
         baselines |= {"test_rows": len(everyone), "majority": _majority(task, everyone)}
+        baselines |= {"own_rows": gain_on_own_rows(sites, task.reports[0])}
     return Findings(baselines, _table(task, sites, len(shards) - len(sites)))
 
 
@@ -143,6 +144,22 @@ def _completed(task: Task, site: Site, sums: Mapping[str, Mapping[str, Fraction]
 def _majority(task: Task, rows: Rows) -> float | None:
     """The accuracy of saying the most frequent class of everybody; None where the label is a number."""
     return float(np.bincount(rows.y).max() / len(rows)) if task.schema.classes else None
+
+
+def gain_on_own_rows(sites: Sequence[Site], name: str) -> dict[str, Any] | None:
+    """What federating gains the clients on their own test rows, by this metric: its mean over the clients, and for how
+    many it is above, at and below 0. None where no client has both models measured.
+
+    The rows of all, on which a client alone is measured too, may be of a kind that it never meets.
+    """
+    sign = -1 if name in LOWER_IS_BETTER else 1
+    pairs = [(site["federated"], site["alone"]) for site in sites if site["federated"] and site["alone"]]
+    gains = [sign * (federated[name] - alone[name]) for federated, alone in pairs]
+    gains = [gain for gain in gains if np.isfinite(gain)]
+    if not gains:
+        return None
+    better, worse = sum(gain > 0 for gain in gains), sum(gain < 0 for gain in gains)
+    return {"better": better, "same": len(gains) - better - worse, "worse": worse, "gain": fmean(gains)}
 
 
 def _chosen(shards: Sequence[Shard], seed: int) -> list[Shard]:

@@ -102,9 +102,12 @@ def _mechanism(privacy: Facts) -> tuple[str, ...]:
 def _measured(metrics: Facts, unit: str) -> str:
     """How far the metrics of the run can be believed."""
     ranges = ", ".join(f"{name} from {low:g} to {high:g}" for name, (low, high) in metrics["ranges"].items())
-    stddev = ", ".join(f"{value:.2g} for {name}" for name, value in (metrics["stddev"] or {}).items())
-    noise = f"of a standard deviation of up to {stddev}, and more where clients do not answer" if stddev else ""
-    noise = noise or "of each client, the more the fewer test rows it has"
+    if metrics["stddev"] is None:
+        stddev = ", ".join(f"{value:.2g} / n for {name}" for name, value in metrics["stddev_times_rows"].items())
+        noise = f"of each client: together of a standard deviation of {stddev}, where each has n test rows"
+    else:
+        stddev = ", ".join(f"{value:.2g} for {name}" for name, value in metrics["stddev"].items())
+        noise = f"of a standard deviation of up to {stddev}, and more where clients do not answer"
     return (
         "The metrics of this run are noised sums too: all clients measured the model on their test rows, of which each"
         f" counts within bounds ({ranges}). They hold noise {noise}, and cost every {unit} something."

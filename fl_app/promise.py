@@ -174,11 +174,14 @@ def privacy_json(
 
 
 def _metrics(config: RunConfig, protection: Protection, schema: Schema) -> dict[str, Any]:
-    """What the metrics of the run are worth, where they are released with noise."""
+    """What the metrics of the run are worth, where they are released with noise. Where rows are protected that depends
+    on how many test rows clients have: `stddev_times_rows` is to be divided by so many."""
     if protection.metrics is None:
         return {}
     asked = PrivateMetrics(protection, build_task(config, schema).metric_ranges)
-    return {"metrics": {"ranges": asked.ranges, "stddev": asked.stddev(population(config))}}
+    stddev, by_rows = asked.stddev(population(config)), protection.unit == "record"
+    told = {"stddev": None if by_rows else stddev, "stddev_times_rows": stddev if by_rows else None}
+    return {"metrics": {"ranges": asked.ranges, **told}}
 
 
 def _entry(ledger: Ledger, what: str) -> dict[str, Any]:
@@ -198,4 +201,5 @@ def claimed(privacy: dict[str, Any] | None) -> dict[str, Any] | None:
     epsilon = claimed_epsilon(privacy)
     by = [name for name, value in privacy["epsilon"].items() if value is not None and value == epsilon]
     accountant = by[0] if by else None
-    return {"unit": privacy["unit"], "epsilon": epsilon, "delta": privacy["delta"], "accountant": accountant}
+    metrics = {"metrics": privacy["metrics"]} if "metrics" in privacy else {}
+    return {"unit": privacy["unit"], "epsilon": epsilon, "delta": privacy["delta"], "accountant": accountant, **metrics}

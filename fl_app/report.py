@@ -36,13 +36,25 @@ def closing_lines(summary: Mapping[str, Any], here: Path) -> list[str]:
         text = "  ".join(f"{name} {short_number(value)}" for name, value in metrics.items())
         noise = ", with noise" if summary.get("config", {}).get("noisy-metrics") else ""
         lines += textwrap.wrap(f"{text}  ({where} test rows{noise})", WIDTH)
-    sentences = [*comparison(summary), *_privacy(summary)]
+    sentences = [*_noise(summary), *comparison(summary), *_privacy(summary)]
     lines += [line for sentence in sentences for line in textwrap.wrap(sentence, WIDTH)]
     out = Path(summary["out"])
     lines.append(f"results in {_near(out, here)}; report.html shows them")
     if summary["status"] != "completed" and summary["params_sha256"]:  # there is a checkpoint
         lines.append(f"go on with: fl-app run --resume {shlex.quote(_near(out, here))}")
     return lines
+
+
+def _noise(summary: Mapping[str, Any]) -> list[str]:
+    """How far the first metric can be believed, where it was released with noise."""
+    noise = (summary.get("privacy") or {}).get("metrics")
+    main = next(iter(summary["metrics"] or {}), None)
+    if not noise or main is None:
+        return []
+    if noise["stddev"] is not None:
+        return [f"the noise in {main} has a standard deviation of {short_number(noise['stddev'][main])}"]
+    spread = short_number(noise["stddev_times_rows"][main])
+    return [f"the noise in {main} has a standard deviation of {spread} / n, where each client has n test rows"]
 
 
 def _near(path: Path, here: Path) -> str:
@@ -66,20 +78,25 @@ def _privacy(summary: Mapping[str, Any]) -> list[str]:
 
 
 def comparison(summary: Mapping[str, Any]) -> list[str]:
-    """What federating was worth, by the first metric: one sentence for training alone, one for pooling."""
+    """What federating was worth, by the first metric: training alone, on the rows of all and on one's own; pooling."""
     baselines, metrics = summary["baselines"] or {}, summary["metrics"] or {}
     main = next(iter(metrics), None)
     if not baselines or main is None or metrics[main] is None:
         return []
-    said = []
+    said, points = [], " points" if main in SHARES else ""
     if baselines.get("local_mean"):
         alone = {name: baselines[f"local_{name}"][main] for name in ("mean", "worst", "best")}
         gains = {name: _change(main, value, metrics[main]) for name, value in alone.items()}
         said.append(
             f"a client alone reaches {main} {short_number(alone['mean'])} on the same rows "
             f"({short_number(alone['worst'])} to {short_number(alone['best'])}): "
-            f"federating gained {gains['mean']}{' points' if main in SHARES else ''} on average, "
+            f"federating gained {gains['mean']}{points} on average, "
             f"{gains['best']} to {gains['worst']}"
+        )
+    if own := baselines.get("own_rows"):
+        said.append(
+            f"on their own test rows clients gain {_signed(main, own['gain'])}{points}: "
+            f"{own['better']} better, {own['same']} the same, {own['worse']} worse"
         )
     if baselines.get("majority") is not None and main == "accuracy":
         said.append(f"saying the most frequent class of everybody would reach {short_number(baselines['majority'])}")
@@ -91,5 +108,8 @@ def comparison(summary: Mapping[str, Any]) -> list[str]:
 
 def _change(metric: str, before: float, after: float) -> str:
     """From one value to another, up being better; of shares in percentage points."""
-    gain = before - after if metric in LOWER_IS_BETTER else after - before
+    return _signed(metric, before - after if metric in LOWER_IS_BETTER else after - before)
+
+
+def _signed(metric: str, gain: float) -> str:
     return f"{100 * gain:+.1f}" if metric in SHARES else f"{'+' if gain >= 0 else '-'}{short_number(abs(gain))}"

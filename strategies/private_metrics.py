@@ -55,14 +55,13 @@ class PrivateMetrics:
         release, size = replace(self.protection.metrics, count=1), len(self.ranges) + self.by_answers
         return VectorRelease(self.protection, release, size, sqrt(size) / 2, self.entropy)
 
-    def stddev(self, population: int) -> dict[str, float] | None:
-        """Of the noise in each metric that is released, at most, where all clients answer; None where it is for the
-        clients' numbers of rows to say."""
-        if self.protection.unit == "record":
-            return None
+    def stddev(self, population: int) -> dict[str, float]:
+        """Of the noise in each metric that is released, at most, where all clients answer; where rows are protected
+        times n, for n test rows at each client."""
         divisor = sqrt(population) if self.protection.by_clients else population
-        # The noise of a metric, and that of what it is divided by, which is as much for one at an end of its range.
-        share = sqrt(2) * self.vectors.own.noise_multiplier * self.vectors.bound / divisor
+        share = self.vectors.own.noise_multiplier * self.vectors.bound / divisor
+        if self.by_answers:  # a metric is divided by a number whose noise is as much for one at an end of its range
+            share *= sqrt(2)
         return {name: share * (high - low) for name, (low, high) in self.ranges.items()}
 
     def contribution(self, rows: Mapping[str, NDArray[Any]], count: int) -> Arrays:

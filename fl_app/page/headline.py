@@ -97,7 +97,7 @@ def _quality(summary: Facts, rounds: Sequence[Facts]) -> list[Child]:
         " ",
         *_says(metric, value),
     ]
-    return [*said, *_compared(summary, metric), "."]
+    return [*said, *_compared(summary, metric), *_noise(summary, metric), "."]
 
 
 def _says(metric: Metric, value: float | None) -> list[Child]:
@@ -126,6 +126,18 @@ def _compared(summary: Facts, metric: Metric) -> list[Child]:
             el("b", metric.text(pooled)),
         ]
     return said
+
+
+def _noise(summary: Facts, metric: Metric) -> list[Child]:
+    """How far the metric can be believed, where it was released with noise."""
+    noise = mapping(mapping(summary.get("privacy")).get("metrics"))
+    at_most, by_rows = (number(mapping(noise.get(key)).get(metric.key)) for key in ("stddev", "stddev_times_rows"))
+    spread = ", give or take noise of a standard deviation of "
+    if at_most is not None:
+        return [spread, el("b", metric.spread_text(at_most))]
+    if by_rows is not None:
+        return [spread, el("b", f"{metric.spread_text(by_rows)} / n"), ", where each client has n test rows"]
+    return []
 
 
 def _latest(summary: Facts, rounds: Sequence[Facts]) -> list[Child]:
@@ -176,15 +188,23 @@ def _gain_tiles(summary: Facts) -> list[tuple[str, ...]]:
     value = number(metrics.get(metric.key)) if metric else None
     if metric is None or value is None:
         return []
-    sides = [
-        ("Gain over alone", "local_mean", "against the mean client"),
-        ("Against pooling", "pooled", "all rows in one place"),
-    ]
-    return [
-        (name, metric.gain_text(metric.gain(value, other)), note)
-        for name, which, note in sides
-        if (other := baseline(summary, which, metric)) is not None
-    ]
+    alone, pooled = baseline(summary, "local_mean", metric), baseline(summary, "pooled", metric)
+    own = _own_gain(summary, metric)
+    found: list[tuple[str, ...]] = []
+    if alone is not None:
+        found.append(("Gain over alone", metric.gain_text(metric.gain(value, alone)), "on the test rows of all"))
+    if own is not None:
+        found.append(("Gain, own rows", metric.gain_text(own), "each client on its test rows"))
+    if pooled is not None:
+        found.append(("Against pooling", metric.gain_text(metric.gain(value, pooled)), "all rows in one place"))
+    return found
+
+
+def _own_gain(summary: Facts, metric: Metric) -> float | None:
+    """What federating gains a client on its own test rows, on average; known of the first metric alone."""
+    first = next(iter(mapping(summary.get("metrics"))), None)
+    own = mapping(mapping(summary.get("baselines")).get("own_rows"))
+    return number(own.get("gain")) if metric.key == first else None
 
 
 def _size_tiles(summary: Facts) -> list[tuple[str, ...]]:

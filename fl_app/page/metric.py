@@ -33,6 +33,10 @@ class Metric:
             return signed(significant(gain))
         return signed(percent(gain).removesuffix(" %")) + (" points" if unit else "")
 
+    def spread_text(self, spread: float) -> str:
+        """A standard deviation, in percentage points for a share."""
+        return f"{significant(100 * spread)} points" if self.percent else significant(spread)
+
 
 _KNOWN = {
     metric.key: metric

@@ -414,6 +414,20 @@ def test_the_last_lines_say_what_federating_was_worth(compared: Any) -> None:
     assert max(map(len, outcome.out.splitlines())) <= 80
 
 
+def test_what_each_client_gains_on_its_own_rows_is_told_beside_the_gain_on_the_rows_of_all(compared: Any) -> None:
+    """The two may be of different signs: alone a client learns what is particular to its own patients."""
+    outcome, summary, sites = compared
+    gains = [site["federated"]["accuracy"] - site["alone"]["accuracy"] for site in sites["sites"]]
+    kinds = {"better": 0, "same": 0, "worse": 0}
+    for gain in gains:
+        kinds["better" if gain > 0 else "worse" if gain < 0 else "same"] += 1
+    own = summary["baselines"]["own_rows"]
+    assert own == {**kinds, "gain": pytest.approx(np.mean(gains))}
+    said = f"on their own test rows clients gain {100 * np.mean(gains):+.1f} points: "
+    said += f"{kinds['better']} better, {kinds['same']} the same, {kinds['worse']} worse"
+    assert said in " ".join(outcome.out.split())
+
+
 def test_the_metrics_of_such_a_run_are_measured_at_the_server(compared: Any) -> None:
     _, summary, _ = compared
     assert summary["metrics_on"] == "server"

@@ -18,6 +18,7 @@ from fl_app.assembly import build_task
 from fl_app.checkpoint import Checkpoint
 from fl_app.errors import Refused
 from fl_app.inline import InlineGrid
+from fl_app.report import closing_lines
 from fl_app.rows import prepared_rows
 from privacy.accounting import Release, Sampling, spent
 from privacy.ledger import Ledger
@@ -271,7 +272,7 @@ def test_a_stop_rule_reads_what_was_released_and_adds_no_release(tmp_path):
 
 
 def test_people_are_told_what_the_metrics_are_worth(tmp_path, fl_app):
-    _, folder = noisy_run(tmp_path / "out", "dp-fedavg none")
+    summary, folder = noisy_run(tmp_path / "out", "dp-fedavg none")
     about = folder.read_json(folder.privacy)["metrics"]
     assert about["ranges"] == {"accuracy": [0, 1], "log_loss": [0, pytest.approx(2 * np.log(2))], "brier": [0, 1]}
     assert about["stddev"]["accuracy"] == pytest.approx(np.sqrt(2) * 6 * np.sqrt(4) / 2 / 12)
@@ -283,9 +284,15 @@ def test_people_are_told_what_the_metrics_are_worth(tmp_path, fl_app):
     page = folder.report.read_text()
     assert "The metrics of this run are noised sums too" in page
     assert "test rows, with noise" in page
-    _, local = noisy_run(tmp_path / "local", RECORD)
+    assert "give or take noise of a standard deviation of <b>70.7 points</b>" in page
+    assert "the noise in accuracy has a standard deviation of 0.707" in closing_lines(summary, folder.path)
+    summary, local = noisy_run(tmp_path / "local", RECORD)
     told = local.read_json(local.privacy)
     assert told["metrics"]["stddev"] is None
+    assert told["metrics"]["stddev_times_rows"]["accuracy"] == pytest.approx(6 * np.sqrt(3) / 2 / np.sqrt(12))
+    assert "deviation of <b>150 points / n</b>, where each client has n test rows" in local.report.read_text()
+    said = "the noise in accuracy has a standard deviation of 1.500 / n, where each client has n test rows"
+    assert said in " ".join(closing_lines(summary, local.path))
     assert not [line for line in told["trust"] if "metrics" in line]
     assert [line for line in told["not_covered"] if "to test on" in line]
 

@@ -208,6 +208,13 @@ def test_every_reason_of_the_interface_has_words(reason: str) -> None:
     assert set(DROP_REASONS) == set(REASONS)
 
 
+def test_the_gain_over_training_alone_is_told_for_the_rows_of_all_and_for_own_rows() -> None:
+    own = {"better": 0, "same": 1, "worse": 4, "gain": -0.058}
+    text = Page(page(summary(baselines=summary()["baselines"] | {"own_rows": own}), ROUNDS, None, None)).text()
+    assert "Gain over alone+1.4 pointson the test rows of all" in text
+    assert "Gain, own rows\N{MINUS SIGN}5.8 points" in text
+
+
 def test_the_curves_have_exactly_the_points_of_the_rounds() -> None:
     before = metrics(0.5)
     rounds = [

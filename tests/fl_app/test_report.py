@@ -5,6 +5,7 @@ from typing import Any, get_args
 
 import pytest
 
+from fl_app.findings import gain_on_own_rows
 from fl_app.report import REASONS, closing_lines
 from strategies.stopping import StopReason
 
@@ -66,6 +67,18 @@ def test_the_most_frequent_class_is_not_told_of_a_label_that_is_a_number() -> No
     said = closing_lines(summary(metrics={"mse": 0.2}, baselines={**BASELINES, "majority": None}), HERE)
     assert "(server's 148 test rows)" in said[1]
     assert not [line for line in said if "frequent" in line]
+
+
+def test_a_gain_on_own_rows_is_upwards_of_a_share_and_downwards_of_a_loss() -> None:
+    pairs = [(0.5, 0.25), (0.5, 0.5), (0.0, 1.0), (0.5, 1.0), (float("nan"), 1.0)]
+    sites = [{"federated": {"accuracy": a, "mse": a}, "alone": {"accuracy": b, "mse": b}} for a, b in pairs]
+    sites.append({"federated": None, "alone": None})
+    assert gain_on_own_rows(sites, "accuracy") == {"better": 1, "same": 1, "worse": 2, "gain": -0.3125}
+    assert gain_on_own_rows(sites, "mse") == {"better": 2, "same": 1, "worse": 1, "gain": 0.3125}
+    assert gain_on_own_rows(sites[-2:], "mse") is None
+    own = {"own_rows": gain_on_own_rows(sites, "mse")}
+    said = closing_lines(summary(metrics={"mse": 0.2}, baselines={**BASELINES, **own}), HERE)
+    assert "on their own test rows clients gain +0.312: 2 better, 1 the same, 1 worse" in said
 
 
 @pytest.mark.parametrize("reason", [*get_args(StopReason), "too-few-clients", "error", "interrupted"])
