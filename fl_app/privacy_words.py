@@ -43,6 +43,8 @@ def _protected(privacy: Facts) -> tuple[str, ...]:
     said = [f"The unit of protection is {UNITS[unit]}."]
     if "one_row_each" in privacy:
         said.append(f"Of each value of {privacy['one_row_each']!r} a client uses one row.")
+    elif unit == "record":
+        said.append("Whoever has several rows, such as a patient with several visits, is protected less.")
     return *said, neighbours[unit, relation]
 
 

@@ -31,8 +31,9 @@ OF_ROWS = (
     " rows and who has few can be told: the promise is for single rows of a client, not for the client as a whole."
 )
 OF_PERSON = (
-    "Further rows of the same person: each is a unit of its own. For a person with k rows epsilon is up to k times as"
-    ' large, and delta larger too. data-args="group=COLUMN rows-per-group=1" has each client use one row of a person.'
+    "Several rows of one person together, such as a patient's visits: the promise is for each row by itself. For k rows"
+    " of one person it holds with k times epsilon, and with delta times k exp((k - 1) epsilon)."
+    ' data-args="group=COLUMN rows-per-group=1" has each client use one row of a person.'
 )
 OF_PERSON_ELSEWHERE = (
     "A person who is at several clients, or stands under several values of {column!r}: each is a unit of its own."

@@ -297,6 +297,15 @@ def test_people_are_told_what_the_metrics_are_worth(tmp_path, fl_app):
     assert [line for line in told["not_covered"] if "to test on" in line]
 
 
+def test_where_rows_are_protected_it_is_said_that_several_rows_of_one_person_are_protected_less(tmp_path, fl_app):
+    weaker = "k times epsilon, and with delta times k exp((k - 1) epsilon)"
+    for name, told in ((RECORD, True), ("dp-fedavg none", False)):
+        _, folder = noisy_run(tmp_path / name, name)
+        text = " ".join(fl_app("privacy", "explain", str(folder.path)).out.split())
+        assert ("Whoever has several rows" in text) is told
+        assert (weaker in text) is told
+
+
 # ------------------------------------------------------------------------------------------------- the noise, its scale
 
 

@@ -73,7 +73,7 @@ def test_it_is_said_whether_a_row_stands_for_a_person(tmp_path, fl_app, rows_per
     keys = {"strategy": "record-dp-fedavg", "strategy_args": "noise-multiplier=9", "standardize": "none"}
     out = trained(fl_app, str(tmp_path / "out"), args, rounds=1, num_clients=2, min_examples=5, **keys)
     told = read_json(out / "privacy.json")
-    further = [line for line in told["not_covered"] if line.startswith("Further rows of the same person")]
+    further = [line for line in told["not_covered"] if line.startswith("Several rows of one person")]
     text = " ".join(fl_app("privacy", "explain", str(out)).out.split())
     said = "Of each value of 'patient' a client uses one row." in text
     expected = ("patient", False, True) if rows_per_group else (None, True, False)
