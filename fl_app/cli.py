@@ -30,7 +30,7 @@ from fl_app.profiles import Profile, chosen_profile
 from fl_app.registry import REGISTRIES, describe, names
 from fl_app.report import closing_lines
 
-typer.core.HAS_RICH = False  # where rich is installed, typer 0.20 shows \\[default: ...] in help without markup
+typer.core.HAS_RICH = False  # else "[required]" is escaped for rich, which does not write the help of this program
 
 cli = typer.Typer(
     name="fl-app",
@@ -139,7 +139,9 @@ def main() -> None:
         status = 2
     except click.ClickException as error:
         where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "fl-app"
-        status = _complain(f"{error.format_message().rstrip('.')}: {where}: see {where} --help", debug)
+        # typer and click each add what was probably meant
+        told = error.message if "Did you mean" in error.message else error.format_message()
+        status = _complain(f"{told.rstrip('.')}: {where}: see {where} --help", debug)
     except Refused as error:
         status = _complain(str(error), debug)
     except Exception as error:  # a fault of this program, or of the machine: no disk, no memory

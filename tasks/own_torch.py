@@ -26,17 +26,21 @@ class OwnTorchTask(TorchTask):
     """
 
     def __init__(self, schema: Schema, *, model: ObjectPath, loss: ObjectPath = NO_PATH, **training: Any) -> None:
-        """Raises ValueError for names that cannot be imported, and a function that gives no module."""
-        self._make = imported(model, "model")
+        """Raises ValueError for names that cannot be imported, and a function that raises or gives no module."""
+        self._path, self._make = model, imported(model, "model")
         super().__init__(schema, **training)
         if loss:
             self.loss = self._named(loss)
 
     def build(self) -> nn.Module:
-        """What the function returns."""
+        """What the function returns. Raises ValueError for whatever it raises, and for another thing than a module."""
         known = {"features": len(self.schema.features), "outputs": len(self.schema.classes) or 1}
         wanted = inspect.signature(self._make).parameters
-        module = self._make(**{name: value for name, value in known.items() if name in wanted})
+        try:
+            module = self._make(**{name: value for name, value in known.items() if name in wanted})
+        except Exception as error:  # a function of somebody else's may raise anything
+            what = f"model={self._path}: {type(error).__name__}: {error} (it is called with features and outputs)"
+            raise ValueError(what) from error
         if not isinstance(module, nn.Module):
             raise ValueError(f"the model is of type {type(module).__name__}: return a torch.nn.Module")
         return module

@@ -246,6 +246,17 @@ def test_help_is_no_error(fl_app: Call) -> None:
         assert "\\" not in outcome.out
 
 
+def test_help_names_defaults_and_what_is_required_in_plain_brackets(fl_app: Call) -> None:
+    text = fl_app("predict", "--help").out
+    assert "[required]" in text
+    assert "[default: auto]" in text
+    assert "\\" not in text
+
+
+def test_a_misspelt_command_is_told_the_right_one_once(fl_app: Call) -> None:
+    assert fl_app("rum").refusal().count("Did you mean 'run'?") == 1
+
+
 # ---------------------------------------------------------------------------------------------- where results go
 
 

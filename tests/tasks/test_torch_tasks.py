@@ -214,6 +214,7 @@ def own(model, **options):
     [
         (lambda: own("nothing"), "model=torch_models:nothing: expected module:function .AttributeError"),
         (lambda: own("no_module"), "the model is of type int: return a torch.nn.Module"),
+        (lambda: own("other_words"), "model=torch_models:other_words: TypeError: .*called with features and outputs"),
         (lambda: own("one_output"), r"the model gives \(2, 1\) for two rows, label 'y' needs \(2, 3\)"),
         (lambda: own("small_net", loss="hinge"), "loss=hinge: expected cross_entropy"),
         (lambda: own("small_net", loss="squared_error"), "the label 'y' has classes: leave loss out"),
