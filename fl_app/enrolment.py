@@ -34,7 +34,17 @@ from strategies import wire
 from strategies.base import TooFewClients
 from strategies.roster import Member, Roster
 from strategies.update import Arrays
-from tasks.data.agreement import LONGEST_NAME, Description, agree, check_names, check_rows, describe, misfit, sort_out
+from tasks.data.agreement import (
+    LONGEST_NAME,
+    Description,
+    agree,
+    check_names,
+    check_rows,
+    describe,
+    misfit,
+    sort_out,
+    tells_persons,
+)
 from tasks.data.design import Design
 from tasks.data.moments import Moments
 from tasks.data.table import Columns
@@ -202,6 +212,7 @@ class Enrolment:
                 self.design = agree(good, rules(self.config))
             except ValueError as error:
                 raise Refused("the clients cannot agree on their columns", "enrolment", str(error)) from error
+            _warn_of_identifiers(self.design, sum(told.num_examples for told in good.values()))
             self._told.clear()
         return self.design
 
@@ -447,3 +458,16 @@ def _moments(content: RecordDict, entry: ConfigRecord, key: str, widths_of: Mapp
     return {
         client: tuple(array[start:end] for array in arrays) for client, (start, end) in zip(senders, ends, strict=True)
     }
+
+
+def _warn_of_identifiers(design: Design, rows: int) -> None:
+    for term in design.terms:
+        if tells_persons(len(term.categories), rows):
+            log(
+                WARNING,
+                "column '%s' has %d categories in %d rows, all named in the model: leave identifiers out with drop=%s",
+                term.name,
+                len(term.categories),
+                rows,
+                term.name,
+            )

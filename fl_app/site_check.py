@@ -17,11 +17,12 @@ from fl_app.errors import Refused
 from fl_app.policy import Policy, verdicts
 from fl_app.site import hosted_clients, own_file, own_ledgers
 from tasks.base import KeepsState, Shard
-from tasks.data.agreement import RARE, Description, Rules, agree, describe
+from tasks.data.agreement import RARE, Description, Rules, agree, describe, tells_persons
 from tasks.data.base import DataSource
 from tasks.data.design import Design
 from tasks.data.table import Division, Table
 
+NUMBERED = 50  # rows, from which on it is no chance that measured whole numbers all differ
 NAMED = 8  # columns, classes or categories that a line names
 
 
@@ -73,6 +74,7 @@ def _of_the_rows(division: Division) -> dict[str, Any]:
         "kinds": {feature.name: feature.kind for feature in columns.features},
         "missing": {name: count for name, count in zip(columns.names, gaps, strict=True) if count},
         "constant": _constant(train),
+        "identifying": _identifying(train),
     }
 
 
@@ -85,6 +87,18 @@ def _constant(table: Table) -> list[str]:
     """Columns of which a model can learn nothing here."""
     known = (column[~np.isnan(column)] for column in table.x.T)
     return [name for name, cells in zip(table.columns.names, known, strict=True) if len(set(cells.tolist())) < 2]
+
+
+def _identifying(table: Table) -> list[str]:
+    """Columns that may tell persons apart: a category in few rows each, or in every row another whole number."""
+    found = []
+    for feature, column in zip(table.columns.features, table.x.T, strict=True):
+        cells = column[~np.isnan(column)]
+        values = len(np.unique(cells))
+        numbered = feature.kind == "number" and values == len(cells) >= NUMBERED and bool((cells % 1 == 0).all())
+        if numbered or (feature.kind == "category" and tells_persons(values, len(table))):
+            found.append(feature.name)
+    return found
 
 
 def _told(told: Description, agreed: Rules) -> dict[str, Any]:
@@ -128,6 +142,9 @@ def check_lines(site: Mapping[str, Any]) -> list[str]:
         lines.append(f"  {kind}: {_few([name for name, own in site['kinds'].items() if own == kind])}")
     if told["rare"]:
         lines.append(f"not used, since all their values are rare: {_few(told['rare'])}")
+    if site["identifying"]:
+        what = "identifiers, dates or free text, as it seems, which are to be left out with drop"
+        lines.append(f"{what}: {_few(site['identifying'])}")
     if site["missing"]:
         lines.append("missing cells: " + _few([f"{name} {count}" for name, count in site["missing"].items()]))
     if site["constant"]:

@@ -27,6 +27,14 @@ LARGEST = 1e30
 RARE = 5
 """A category that fewer rows of a client have is not told: it counts as `other`."""
 
+MANY, FEW = 15, 10
+"""So many categories, each in fewer rows than that on average, are what identifiers, dates and free text have."""
+
+
+def tells_persons(categories: int, rows: int) -> bool:
+    """Whether a column of so many categories may tell persons apart rather than kinds of them."""
+    return categories >= MANY and rows < FEW * categories
+
 
 @dataclass(frozen=True, slots=True)
 class Rules:

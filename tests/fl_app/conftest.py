@@ -1,7 +1,8 @@
 """What the tests of the wiring share: runs on the inline engine, in milliseconds and in a folder of their own."""
 
+import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,15 @@ def fl_app(caller: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureF
         return Outcome(int(ending.value.code or 0), captured.out, captured.err)
 
     return call
+
+
+@pytest.fixture
+def warnings(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[], str]]:
+    """What the server logged as a warning; Flower's logger does not propagate."""
+    flower = logging.getLogger("flwr")
+    flower.addHandler(caplog.handler)
+    yield lambda: "\n".join(record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING)
+    flower.removeHandler(caplog.handler)
 
 
 @pytest.fixture

@@ -414,6 +414,20 @@ def test_the_last_lines_say_what_federating_was_worth(compared: Any) -> None:
     assert max(map(len, outcome.out.splitlines())) <= 80
 
 
+def test_a_run_warns_of_patients_numbers_that_are_categories_of_the_model(
+    fl_app: Call, caller: Path, rows: dict[str, list[Row]], warnings: Call
+) -> None:
+    for client, own in rows.items():
+        visits = [{**row, "patient": f"{client}-{k // 8}"} for k, row in enumerate(own)]
+        write_csv(caller / "data" / f"{client}.csv", visits, (*COLUMNS, "patient"))
+    trained(fl_app, "out", "path=data label=outcome drop=patient", rounds=1)
+    assert warnings() == ""
+    trained(fl_app, "named", rounds=1)
+    assert "column 'patient' has 80 categories in 528 rows, all named in the model: " in warnings()
+    assert "leave identifiers out with drop=patient" in warnings()
+    assert "column 'stage'" not in warnings()
+
+
 def test_what_each_client_gains_on_its_own_rows_is_told_beside_the_gain_on_the_rows_of_all(compared: Any) -> None:
     """The two may be of different signs: alone a client learns what is particular to its own patients."""
     outcome, summary, sites = compared

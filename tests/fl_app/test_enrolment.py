@@ -4,11 +4,10 @@ What a node says wrongly is said here by ClientApps that change the true answer 
 """
 
 import json
-import logging
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -74,15 +73,6 @@ def enrolled(config: RunConfig, nodes: int = 2, app: ClientApp = client_app.app,
 
 def roster(found: Enrolment, grid: InlineGrid) -> tuple[str, ...]:
     return found.current(grid).clients
-
-
-@pytest.fixture
-def warnings(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[], str]]:
-    """What the server logged as a warning; Flower's logger does not propagate."""
-    flower = logging.getLogger("flwr")
-    flower.addHandler(caplog.handler)
-    yield lambda: "\n".join(record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING)
-    flower.removeHandler(caplog.handler)
 
 
 # --------------------------------------------------------------------------------------------------- what is sent

@@ -393,6 +393,17 @@ def test_check_names_columns_whose_values_are_all_rare(fl_app: Call, caller: Pat
     assert "rare" not in fl_app("check", *SITE, "-c", f"standardize={standardize}").out
 
 
+def test_check_names_columns_that_tell_persons_apart(fl_app: Call, caller: Path, rows: Any) -> None:
+    own = [{**row, "stage": f"patient {k % 30}", "dose": str(7 * k)} for k, row in enumerate(2 * rows["bern"])]
+    write_csv(caller / "data/bern.csv", own)
+    said = " ".join(fl_app("check", *SITE).out.split())
+    assert "as it seems, which are to be left out with drop: dose, stage" in said
+    open_data.cache_clear()
+    wards = [{**row, "stage": f"ward {k % 8}", "dose": str(k % 60)} for k, row in enumerate(own)]
+    write_csv(caller / "data/bern.csv", wards)
+    assert "as it seems" not in fl_app("check", *SITE).out
+
+
 def test_check_of_few_rows_says_that_no_statistics_would_be_told(fl_app: Call, caller: Path, rows: Any) -> None:
     write_csv(caller / "data/bern.csv", rows["bern"][:15])
     said = " ".join(fl_app("check", *SITE).out.split())
