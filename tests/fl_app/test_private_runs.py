@@ -69,8 +69,10 @@ def test_it_is_said_whether_a_row_stands_for_a_person(tmp_path, fl_app, rows_per
     for client in "ab":
         visits = [f"p{k % 15},{k % 7},{'no' if k % 2 else 'yes'}" for k in range(60)]
         (tmp_path / f"{client}.csv").write_text("\n".join(["patient,age,y", *visits]))
+    schema = {"label": "y", "classes": ["no", "yes"], "features": [{"name": "age", "range": [0, 6]}]}
+    (tmp_path / "columns.json").write_text(json.dumps(schema))
     args = f"path={tmp_path} label=y group=patient rows-per-group={rows_per_group}"
-    keys = {"strategy": "record-dp-fedavg", "strategy_args": "noise-multiplier=9", "standardize": "none"}
+    keys = {"strategy": "record-dp-fedavg", "strategy_args": "noise-multiplier=9", "schema": tmp_path / "columns.json"}
     out = trained(fl_app, str(tmp_path / "out"), args, rounds=1, num_clients=2, min_examples=5, **keys)
     told = read_json(out / "privacy.json")
     further = [line for line in told["not_covered"] if line.startswith("Several rows of one person")]
