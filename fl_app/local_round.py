@@ -158,7 +158,8 @@ def survey(site: Site, order: Order, params: Arrays, *, curvature: bool, kinds: 
         if not curvature:
             return Update((), (client,), num_examples=len(shard.train), metric_sums=sums), ()
         if len(shard.train) < site.config.min_examples:  # the Hessian of few rows is little less than the rows
-            raise InvalidUpdate("declined", f"{len(shard.train)} rows, min-examples={site.config.min_examples}")
+            few = f"min-examples={site.config.min_examples}"
+            raise InvalidUpdate("declined", f"no standard errors from {len(shard.train)} rows, {few}")
         update, _ = _fit(site, client, config, asked, start)
         update = replace(update, metric_sums=sums)
         return SURVEY_PIPELINE.encode(update, (), info)
@@ -242,8 +243,12 @@ def _collect(
                     updates.append(update)
             except Exception as error:  # a client may raise anything; the run goes on without it
                 dropped.append(Dropped(client, _reason(error)))
-                who = "a client" if secret else f"client {client} in round {order.round}"
-                log(WARNING, "%s dropped: %s: %s", who, type(error).__name__, error)
+                what = f"client {client} in round {order.round} dropped"
+                if secret:
+                    what = "a client dropped"
+                elif not order.round:
+                    what = f"client {client} left out of an exchange beside the rounds"
+                log(WARNING, "%s: %s: %s", what, type(error).__name__, error)
     return Answer((fold.total(),) if len(fold) else tuple(updates), tuple(dropped))
 
 

@@ -395,10 +395,12 @@ def test_a_site_with_fewer_than_five_test_rows_shows_nothing_of_them(
 
 
 def test_coefficients_count_the_rows_of_no_client_that_has_too_few(
-    fl_app: Call, caller: Path, rows: dict[str, list[Row]]
+    fl_app: Call, caller: Path, rows: dict[str, list[Row]], warnings: Call
 ) -> None:
     write_csv(caller / "data" / "bern.csv", rows["bern"][:19])
     out = trained(fl_app, l2=0.0, **EXACT)
+    assert "client bern left out of an exchange beside the rounds: " in warnings()
+    assert "no standard errors from 19 rows, min-examples=20" in warnings()
     others = sum(len(own) for client, own in rows.items() if client != "bern")
     assert f"From {others} training rows." in read_json(out / "model.json")["coefficients_note"]
     assert read_json(out / "summary.json")["clients"] == 4, "it has trained with the others"
