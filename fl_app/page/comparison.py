@@ -101,14 +101,43 @@ def _header(found: Facts, configurations: Sequence[Facts], main: Metric | None) 
 
 
 def _verdict(configurations: Sequence[Facts], main: Metric | None) -> list[Child]:
-    """Which configuration has the best mean; nothing of whether the difference means anything."""
+    """Which configuration has the best mean, and for how many seeds it is ahead of all others."""
     if main is None:
         return ["No run was completed and measured: there is nothing to compare."]
     values = [(c, value) for c in configurations if (value := number(mapping(c.get("mean")).get(main.key))) is not None]
     if len(values) < 2:
         return []
     best = max(values, key=lambda pair: main.gain(pair[1], values[0][1]))[0]
-    return ["The best mean ", main.name, " is that of ", el("b", _name(best)), ": ", _mean(best, main), "."]
+    said: list[Child] = [
+        "The best mean ",
+        main.name,
+        " is that of ",
+        el("b", _name(best)),
+        ": ",
+        _mean(best, main),
+        ".",
+    ]
+    ahead, seeds = _ahead(best, [c for c, _ in values if c is not best], main)
+    return [*said, f" It is ahead of all others for {count(ahead)} of {counted(seeds, 'seed')}."] if seeds else said
+
+
+def _ahead(best: Facts, others: Sequence[Facts], metric: Metric) -> tuple[int, int]:
+    """For how many seeds it is better than each other, and how many seeds all have.
+
+    A seed deals the same rows to all, so that this tells more than whether spreads overlap.
+    """
+    own, *rest = ({run.get("seed"): _value(run, metric) for run in _runs(c, "completed")} for c in (best, *others))
+    gains = [
+        [metric.gain(value, other) for of in rest if (other := of.get(seed)) is not None]
+        for seed, value in own.items()
+        if value is not None
+    ]
+    common = [gain for gain in gains if len(gain) == len(rest)]
+    return sum(min(gain) > 0 for gain in common), len(common)
+
+
+def _value(run: Facts, metric: Metric) -> float | None:
+    return number(mapping(run.get("metrics")).get(metric.key))
 
 
 def _mean(configuration: Facts, metric: Metric) -> str:

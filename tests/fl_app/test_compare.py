@@ -301,6 +301,16 @@ def test_the_page_escapes_whatever_a_configuration_is_called() -> None:
     assert set(addresses) == {"01/seed-0/report.html", "01/seed-1/report.html"}
 
 
+def test_the_best_mean_is_told_with_the_number_of_seeds_for_which_it_is_ahead() -> None:
+    found = made_up("one", runs=4)
+    runs = found["configurations"][0]["runs"]
+    for configuration, values in zip(found["configurations"], ([0.9, 0.7, 0.8, 0.5], [0.6, 0.7, 0.9]), strict=True):
+        pairs = zip(runs, values, strict=False)  # the second configuration lacks the last seed
+        configuration["runs"] = [{**run, "metrics": {"accuracy": value}} for run, value in pairs]
+    found["configurations"][1]["mean"] = {"accuracy": 0.73}  # below the 0.9 of the first
+    assert "It is ahead of all others for 1 of 3 seeds." in Page(comparison_page(found, {})).text()
+
+
 def test_the_plot_has_a_line_and_an_area_for_each_configuration_as_far_as_all_seeds_go() -> None:
     found = made_up("one")
     text = comparison_page(found, rounds(found))
