@@ -15,7 +15,7 @@ def privacy_section(summary: Facts, rounds: Sequence[Facts], promise: Facts | No
     `promise` is the parsed privacy.json, which says all of it.
     """
     privacy = mapping(summary.get("privacy"))
-    words = _spent(privacy) if privacy else _unprotected()
+    words = _spent(privacy) if privacy else _unprotected(summary)
     words = words[:1] if privacy and promise else words
     curve = _curve(rounds)
     text = el("div", [el("p", paragraph) for paragraph in words], class_="prose")
@@ -33,13 +33,23 @@ def _part(part: Part) -> Html:
     return el("div", el("h3", part.title), body, class_="prose")
 
 
-def _unprotected() -> list[Child]:
+def _unprotected(summary: Facts) -> list[Child]:
+    opened = summary.get("metrics_on") == "server" or mapping(summary.get("baselines"))
+    where = (
+        "The server could read rows itself, as in a simulation; in a deployment rows never leave their clients. But "
+        if opened
+        else "Rows never left their clients. But "
+    )
     return [
         [
-            "Rows never left their clients. But ",
+            where,
             el("b", "no differential privacy was in force"),
-            ", and what did leave is computed from rows and can reveal them.",
+            ", and what clients sent is computed from rows and can reveal them.",
         ],
+        "Besides updates clients send what the run needs of this: once the names and kinds of their columns, their "
+        "classes, the categories that are not rare among their rows, and the count, mean and variance of each number; "
+        "their number of rows, how good the model is on their test rows, and for standard errors the curvature of "
+        "their loss.",
         "A gradient of one row is that row, up to scale; an update from few rows can often be turned back into them. "
         "The statistics that scale the features are sums over the rows of a client. The finished model can tell "
         "whether a row was among those it learned from.",

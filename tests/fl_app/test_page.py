@@ -327,7 +327,13 @@ def test_a_bound_that_is_not_finite_protects_nothing() -> None:
 
 def test_without_a_mechanism_the_page_says_what_is_not_protected() -> None:
     text = Page(everything()).text()
-    assert "Rows never left their clients." in text
+    assert "The server could read rows itself, as in a simulation" in text
+    assert "Rows never left their clients." not in text
+    deployed = Page(page(summary(metrics_on="clients", baselines=None), ROUNDS, None, None)).text()
+    assert "Rows never left their clients." in deployed
+    assert "The server could read rows" not in deployed
+    for line in (text, deployed):
+        assert "the count, mean and variance of each number" in line
     assert "A gradient of one row is that row, up to scale" in text
     assert "Who must be trusted" in text
 
