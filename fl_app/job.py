@@ -2,6 +2,7 @@
 
 import logging
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -10,6 +11,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from flwr.common.logger import update_console_handler
 
 from fl_app.assembly import (
     agreed_beforehand,
@@ -241,6 +244,7 @@ def inline_grid(config: RunConfig, profile: Profile) -> "InlineGrid":
     from fl_app.inline import InlineGrid
 
     logging.getLogger("flwr").setLevel(logging.WARNING)  # the progress line tells what Flower's INFO lines would
+    update_console_handler(colored=sys.stderr.isatty())
     return InlineGrid(client_app.app, config.values(), int(profile.federation.get("num-supernodes", 2)))
 
 

@@ -238,6 +238,15 @@ def test_a_traceback_comes_only_with_debug(fl_app: Call) -> None:
     assert debugged.err.splitlines()[-1].startswith("error: ")
 
 
+def test_warnings_of_an_inline_run_hold_no_control_codes_where_there_is_no_terminal(caller: Path) -> None:
+    words = ["run", "--engine", "inline", "-c", "rounds=1", "-c", "learning-rate=1e9"]  # every client is dropped
+    command, environment = [sys.executable, "-m", "fl_app.cli", *words], {"PYTHONPATH": str(PROJECT)}
+    done = subprocess.run(command, cwd=caller, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "WARNING" in done.stderr
+    assert "\x1b" not in done.stderr
+
+
 def test_help_is_no_error(fl_app: Call) -> None:
     for words in (["--help"], ["run", "--help"], ["list", "--help"]):
         outcome = fl_app(*words)
