@@ -169,8 +169,8 @@ class Policy(_Section):
         protection = strategy.protection
         if protection is None:
             self._check_release(config, strategy, ask, metrics)
-        elif ask == "evaluate" and protection.metrics and not protection.by_clients and not self.release.metrics:
-            raise Declined("release.metrics", "the noise on these metrics is added by the server, not here")
+        elif not protection.by_clients:
+            self._check_noise_of_server(protection, ask)
         if config.min_clients < self.cohort.minimum:
             raise Declined("cohort.minimum", f"min-clients={config.min_clients}, demanded {self.cohort.minimum}")
         return strategy
@@ -263,6 +263,15 @@ class Policy(_Section):
             raise Declined("release.metrics", f"it asks for metrics with {ask}")
         if not may.survey and ask == "survey":
             raise Declined("release.survey", "it asks for metrics of this client alone, or for its Hessian")
+
+    def _check_noise_of_server(self, protection: Protection, ask: Ask) -> None:
+        """What the client would send as it is, beside clipped updates, for the server to add the noise."""
+        if protection.means and not self.release.statistics:
+            raise Declined(
+                "release.statistics", "the noise on the means of the features is added by the server, not here"
+            )
+        if ask == "evaluate" and protection.metrics and not self.release.metrics:
+            raise Declined("release.metrics", "the noise on these metrics is added by the server, not here")
 
     # ------------------------------------------------------------------------------------------------- for people
 

@@ -38,6 +38,10 @@ OF_PERSON = (
 OF_PERSON_ELSEWHERE = (
     "A person who is at several clients, or stands under several values of {column!r}: each is a unit of its own."
 )
+OF_MEANS = (
+    "Whoever runs the server also sees the means of the features of every client, or of every node's clients together,"
+    " before it adds the noise."
+)
 OF_METRICS = (
     "Whoever runs the server also sees the metrics of every client, or of every node's clients together, before it adds"
     " the noise."
@@ -168,10 +172,17 @@ def privacy_json(
             **_metrics(config, protection, schema),
             "curve": [[number, epsilon] for number, epsilon in enumerate(epsilons, 1)],
             "not_covered": not_covered,
-            "trust": [*protection.trust, *([OF_METRICS] if protection.metrics and not protection.by_clients else [])],
+            "trust": [*protection.trust, *_of_server(protection)],
         }
     )
     return content
+
+
+def _of_server(protection: Protection) -> list[str]:
+    """What is to be trusted to the server besides clipped updates, where it adds the noise."""
+    if protection.by_clients:
+        return []
+    return [*([OF_MEANS] if protection.means else []), *([OF_METRICS] if protection.metrics else [])]
 
 
 def _metrics(config: RunConfig, protection: Protection, schema: Schema) -> dict[str, Any]:

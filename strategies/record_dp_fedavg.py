@@ -17,6 +17,11 @@ TRUST = (
     "The machine's randomness: noise and batches come from the operating system.",
 )
 
+NOT_COVERED = (
+    "Which floating-point numbers the noise of a step can be: they are no exact Gaussian, which who sees what a single"
+    " step has given could use (arXiv:2107.10138).",
+)
+
 
 class RecordDPFedAvg(ComposedStrategy):
     """Federated averaging whose clients train by DP-SGD, so that single rows are protected (arXiv:1607.00133).
@@ -66,6 +71,7 @@ class RecordDPFedAvg(ComposedStrategy):
             per_round=steps,
             what="gradient sum of a local step",
             trust=TRUST,
+            not_covered=NOT_COVERED,
         )
         super().__init__(
             basics,

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -744,6 +744,34 @@ def test_metrics_that_the_server_adds_noise_to_need_leave_of_the_site(
     said = " ".join(checked(fl_app, sites, text, *asked).out.split())
     assert f"when it asks to evaluate: {'declined by release.metrics' if declined else 'allowed'}" in said
     assert "when it asks to survey" not in said
+
+
+MEANS = {"standardize": "private", "rounds": 1}
+
+
+@pytest.mark.parametrize("late", ["", "query.means"], ids=["enrolled", "asked all the same"])
+@pytest.mark.parametrize(
+    ("run", "text", "declined"),
+    [
+        (private("dp-fedavg", f"sampling=none {CHEAP}", **MEANS), "", True),
+        (
+            private("dp-fedavg", f"sampling=none {CHEAP}", **MEANS),
+            "[release]\ncounts = true\nstatistics = true\n",
+            False,
+        ),
+        (private("local-dp-fedavg", CHEAP, **MEANS), "", False),
+    ],
+    ids=["noise of the server", "with leave", "noise of the client"],
+)
+def test_means_that_the_server_adds_noise_to_need_leave_of_the_site(
+    sites: Sites, log: Any, run: Keys, text: str, declined: bool, late: str
+) -> None:
+    with pytest.raises(TooFewClients) if declined else nullcontext():
+        sites.run(text, run, late=late)
+    answers = [reply for reply in sites.seen if reply.metadata.message_type == "query.means"]
+    given = [update for reply in answers for update in wire.read_answer(reply.content).updates]
+    assert len(given) == (2 if not declined else 1 if late else 0)
+    assert ("declined by this site: release.statistics: the noise on" in log()) is declined
 
 
 # ---------------------------------------------------------------------------------------------------- before any run

@@ -36,6 +36,10 @@ def test_the_means_are_in_the_ledger_before_the_rounds_and_within_the_target(tmp
     assert 2.7 < summary["privacy"]["epsilon"] <= 3
     told = folder.read_json(folder.privacy)
     assert {release["what"]: release["count"] for release in told["releases"]}[MEANS] == 1
+    by_clients = strategy in ("record-dp-fedavg", "local-dp-fedavg")
+    assert (
+        any("also sees the means of the features of every client" in line for line in told["trust"]) is not by_clients
+    )
 
 
 @pytest.mark.parametrize("strategy", WAYS[:3])
