@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
+from fl_app.privacy_words import as_bound
+
 WIDTH = 80
 _MAX_NAMED_DROPOUTS = 10
 _UNITS = ("kB", "MB", "GB", "TB")
@@ -82,7 +84,7 @@ def round_line(line: Mapping[str, Any], rounds: int, clients: int) -> str:
     """
     first, second = _metrics(line)
     up = f"up {human_bytes(line['bytes_up'])}" if line.get("bytes_up") is not None else ""
-    epsilon = f"epsilon {short_number(line['epsilon'])}" if line.get("epsilon") is not None else ""
+    epsilon = f"epsilon {as_bound(line['epsilon'])}" if line.get("epsilon") is not None else ""
     seconds = f"{line['seconds']['total']:.1f} s"
     head = [f"round {line['round']}/{rounds}", _cohort(line, clients), first]
     text = ""

@@ -53,17 +53,30 @@ def _strength(privacy: Facts) -> tuple[str, ...]:
     if epsilon is None:
         return ("No finite bound on what was spent is known: take the run as unprotected.",)
     found = {name.upper(): value for name, value in privacy["epsilon"].items() if value is not None}
-    counted = " and ".join(f"{value:.4g} by {name}" for name, value in found.items())
+    counted = " and ".join(f"{as_bound(value)} by {name}" for name, value in found.items())
     rounds = f"{privacy['rounds']} round{'' if privacy['rounds'] == 1 else 's'}"
-    said = [f"After {rounds} epsilon is {epsilon:.4g} at delta {delta:g} ({counted}; the smaller one holds)."]
+    said = [f"After {rounds} epsilon is {as_bound(epsilon)} at delta {delta:g} ({counted}; the smaller one holds)."]
     if privacy.get("target_epsilon"):
         said.append(f"The run was told to spend no more than epsilon {privacy['target_epsilon']:g}.")
     return *said, odds(epsilon, delta), tier(epsilon)
 
 
+def as_bound(epsilon: float) -> str:
+    """In four digits, rounded up: a bound that is rounded down is none."""
+    return f"{rounded_up(epsilon, 4):.4g}"
+
+
+def rounded_up(value: float, digits: int) -> float:
+    """The least number of so many significant digits that is not below a value. What is no amount stays as it is."""
+    if not 1e-300 < value < math.inf:
+        return value
+    unit = 10.0 ** (math.floor(math.log10(value)) + 1 - digits)
+    return math.ceil(value / unit - 1e-9) * unit  # a value of no more digits stays as it is
+
+
 def odds(epsilon: float, delta: float | None) -> str:
     """What an epsilon means for somebody who sees everything that was released."""
-    factor = f"{math.exp(epsilon):.3g}" if epsilon < 15 else "more than a million"
+    factor = f"{rounded_up(math.exp(epsilon), 3):.3g}" if epsilon < 15 else "more than a million"
     exception = f", but for a chance of {delta:g}" if delta is not None else ""
     return (
         "Whatever was released, and whatever is computed from it, is at most"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fl_app.console import WIDTH, short_number
+from fl_app.privacy_words import as_bound
 from strategies.stopping import LOWER_IS_BETTER
 
 SHARES = frozenset({"accuracy", "auc"})
@@ -67,7 +68,7 @@ def _privacy(summary: Mapping[str, Any]) -> list[str]:
     if not privacy:
         return []
     unit, delta = {"client": "client", "record": "row of a client"}[privacy["unit"]], privacy["delta"]
-    spent = "no bound is known" if privacy["epsilon"] is None else f"epsilon {short_number(privacy['epsilon'])}"
+    spent = "no bound is known" if privacy["epsilon"] is None else f"epsilon {as_bound(privacy['epsilon'])}"
     said = [f"privacy of every {unit}: {spent} at delta {delta:g} ({privacy['accountant']}); see privacy.json"]
     if privacy["unit"] == "client" and summary["clients"] and delta > 1 / summary["clients"]:
         said.append(

@@ -8,9 +8,9 @@ from typing import Annotated, cast
 
 import typer
 
-from fl_app.console import WIDTH, short_number
+from fl_app.console import WIDTH
 from fl_app.errors import Refused
-from fl_app.privacy_words import explained
+from fl_app.privacy_words import as_bound, explained
 from fl_app.run_folder import RunFolder
 from fl_app.site_ledger import costs_of
 from privacy import accounting
@@ -106,7 +106,7 @@ def spent_at_site(
     if not costs:
         print(f"no run that promised privacy has used rows of {state}")
     for cost in costs:
-        epsilon = "unbounded" if cost["epsilon"] is None else short_number(cost["epsilon"])
+        epsilon = "unbounded" if cost["epsilon"] is None else as_bound(cost["epsilon"])
         runs = f"{cost['runs']} run{'' if cost['runs'] == 1 else 's'}"
         whom = f"one {cost['unit']} ({cost['relation']})"
         line = f"{cost['client']}: epsilon {epsilon} at delta {delta:g} for {whom}, {runs}"
@@ -142,7 +142,7 @@ def _numbers(noise: float, cost: Spent) -> dict[str, float | None]:
 def _lines(release: Release, cost: Spent, delta: float, relation: Relation, unit: Unit) -> list[str]:
     change = f"one {unit} joins or leaves" if relation == "add-remove" else f"one {unit} is replaced by another"
     by = {"privacy loss distributions (PLD)": cost.pld, "Renyi divergences (RDP)": cost.rdp}
-    known = [f"epsilon by {name}: {short_number(value)}" for name, value in by.items() if value is not None]
+    known = [f"epsilon by {name}: {as_bound(value)}" for name, value in by.items() if value is not None]
     return [
         f"noise multiplier {release.noise_multiplier:g}: in each of {release.count} rounds the noise added to the sum"
         f" over the {UNITS[unit]} has this standard deviation, times the norm to which one {unit}'s contribution is"

@@ -6,6 +6,7 @@ from fl_app.page.facts import Facts, mapping, number, whole
 from fl_app.page.markup import Child, Html, el
 from fl_app.page.metric import Metric, main_metric, metric_of
 from fl_app.page.words import count, counted, duration, shorten, significant, size
+from fl_app.privacy_words import rounded_up
 
 ENDINGS = {
     "rounds": "",
@@ -231,7 +232,7 @@ def _privacy_tile(summary: Facts) -> list[tuple[str, ...]]:
     if not privacy:
         return [("Differential privacy", "none")]
     epsilon, delta = number(privacy.get("epsilon")), number(privacy.get("delta"))
-    spent = "no bound" if epsilon is None else f"\N{GREEK SMALL LETTER EPSILON} {significant(epsilon)}"
+    spent = "no bound" if epsilon is None else f"\N{GREEK SMALL LETTER EPSILON} {significant(rounded_up(epsilon, 3))}"
     return [
         ("Privacy spent", spent, f"at \N{GREEK SMALL LETTER DELTA} {significant(delta)}" if delta is not None else "")
     ]

@@ -6,7 +6,7 @@ from fl_app.page.charts import Chart, Curve
 from fl_app.page.facts import Facts, mapping, number, whole
 from fl_app.page.markup import Child, Html, el
 from fl_app.page.words import shorten, significant
-from fl_app.privacy_words import UNITS, Part, explained, odds, tier
+from fl_app.privacy_words import UNITS, Part, explained, odds, rounded_up, tier
 
 
 def privacy_section(summary: Facts, rounds: Sequence[Facts], promise: Facts | None = None) -> Html:
@@ -82,7 +82,7 @@ def _spent(privacy: Facts) -> list[Child]:
             "Differential privacy protected ",
             el("b", protected),
             ". Spent: ",
-            el("b", f"epsilon {significant(epsilon)}"),
+            el("b", f"epsilon {significant(rounded_up(epsilon, 3))}"),
             f"{at}{counter}.",
         ],
         [odds(epsilon, delta)],

@@ -55,7 +55,7 @@ def test_a_private_cohort_is_not_counted() -> None:
 def test_what_does_not_fit_is_left_out_but_never_the_privacy_spent() -> None:
     line = {**LINE, "round": 1000, "good": 99_999, "expected_clients": 100_000, "epsilon": 12.5}
     text = round_line(line, 1000, 100_000)
-    assert text == "round 1000/1000  99999 of 100000 clients  accuracy 0.914  epsilon 12.500  3.1 s"
+    assert text == "round 1000/1000  99999 of 100000 clients  accuracy 0.914  epsilon 12.5  3.1 s"
     assert len(text) <= WIDTH
 
 

@@ -87,7 +87,7 @@ def test_a_person_is_told_in_words_what_the_number_means(line: str, words: list[
     for expected in (
         f"noise multiplier {noise:g}: in each of",
         "the norm to which one client's contribution is clipped",
-        "epsilon by privacy loss distributions (PLD): 2.000",
+        "epsilon by privacy loss distributions (PLD): 2 ",
         "epsilon by Renyi divergences (RDP): ",
         "at delta 1e-05",
         *words,
