@@ -45,8 +45,8 @@ class Groups:
         except Exception as error:  # of one of them, or of all; each is tried alone
             if len(group) == 1:
                 self._trained[client] = error
-            else:
-                log(WARNING, "%d clients are trained one by one: %s: %s", len(group), type(error).__name__, error)
+            else:  # not how many: the size of a cohort may be secret
+                log(WARNING, "clients are trained one by one: %s: %s", type(error).__name__, error)
         self._seconds_per_client = (time.monotonic() - began) / len(group)
 
     def take(self, client: str) -> Fit:

@@ -63,6 +63,13 @@ def test_a_client_that_breaks_its_group_costs_its_own_result():
     assert trainer.calls == [NAMES[:1], NAMES[1:], *((name,) for name in NAMES[1:])]
 
 
+def test_the_log_of_a_group_that_is_given_up_does_not_tell_its_size(monkeypatch):
+    told = []
+    monkeypatch.setattr(groups, "log", lambda level, text, *values: told.append(text % values))
+    take_all(Trainer(bad=("d",)))
+    assert told == ["clients are trained one by one: ValueError: bad"]
+
+
 def test_a_first_client_that_fails_alone_is_not_tried_again():
     trainer = Trainer(bad=("a",))
     assert take_all(trainer) == (list(NAMES[1:]), ["a"])

@@ -187,6 +187,14 @@ def test_a_run_of_dp_ftrl_leaves_nothing_on_the_disk_that_takes_the_noise_off_it
 
 
 @pytest.mark.parametrize("name", FOUR)
+def test_a_run_with_hardly_any_noise_says_that_it_has_no_bound(tmp_path, name):
+    summary, folder = private_run(tmp_path / "out", name, args="noise-multiplier=1e-300", rounds=1)
+    assert (summary["status"], summary["privacy"]["epsilon"]) == ("completed", None)
+    assert read_json(folder.privacy)["curve"] == [[1, None]]
+    assert "no finite bound on what was spent is known" in folder.report.read_text()
+
+
+@pytest.mark.parametrize("name", FOUR)
 def test_a_run_whose_rounds_are_raised_goes_on_with_its_noise_and_pays_for_the_new_rounds(tmp_path, name):
     first, folder = private_run(tmp_path / "out", name, rounds=3)
     summary, folder = private_run(tmp_path / "out", name, rounds=6, resume=True)
