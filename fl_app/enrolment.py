@@ -1,28 +1,26 @@
-"""Before round 1, and for every node that joins later: which clients a node hosts and what their data look like.
+"""Enrolment: before round 1, and for every node that joins later, which clients a node hosts and what data they have.
 
-One QUERY a node. The answer holds the versions there and, of each client, its description: the number of training rows,
-the columns with their kinds and categories, and where means are needed the count, mean and squared deviations of each
-number, the label included. What comes of them does not depend on the order of the answers, nor on how clients are
-spread over nodes. Where privacy is promised the answer is that of fl_app/eligibility.py.
+The server sends each node one QUERY message. The answer holds the versions that the node runs and, for each of its
+clients, a description: the number of training rows, the columns with their kinds and categories, and, where features
+are scaled or gaps filled, the count, mean and squared deviations of each number, the label included
+(fl_app/descriptions.py). The design that the server makes of the descriptions depends neither on the order of the
+answers nor on how clients are spread over nodes. Where privacy is promised a client only says whether it can take part
+(fl_app/eligibility.py).
 """
 
-import json
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
-from itertools import accumulate, pairwise
 from logging import INFO, WARNING
 from typing import Any, cast
 
-import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.common.logger import log
 from flwr.serverapp import Grid
-from pydantic import TypeAdapter, ValidationError
 
-from fl_app import __version__, eligibility
+from fl_app import __version__, descriptions, eligibility
 from fl_app.assembly import build_dataset, build_strategy, open_data, rules
 from fl_app.config import RunConfig
 from fl_app.errors import Refused, one_line
@@ -33,21 +31,8 @@ from fl_app.variants import named
 from strategies import wire
 from strategies.base import TooFewClients
 from strategies.roster import Member, Roster
-from strategies.update import Arrays
-from tasks.data.agreement import (
-    LONGEST_NAME,
-    Description,
-    agree,
-    check_names,
-    check_rows,
-    describe,
-    misfit,
-    sort_out,
-    tells_persons,
-)
+from tasks.data.agreement import LONGEST_NAME, Description, agree, check_rows, describe, misfit, sort_out, tells_persons
 from tasks.data.design import Design
-from tasks.data.moments import Moments
-from tasks.data.table import Columns
 
 QUERY = "query.enrol"
 FLOWER = ".".join(version("flwr").split(".")[:2])
@@ -56,21 +41,18 @@ VERSIONS: Mapping[str, int | str] = {"wire": wire.VERSION, "app": __version__, "
 POLL_S = 0.1
 ASKED_AT_MOST = 3
 LONGEST_REASON = 300
-MOST_EXAMPLES = 2**40  # of one client: sums over a million clients still fit an int64
-LARGEST_MOMENT = 1e60  # their squares still add up; NaN and infinity are refused by Moments
 
 _UNSIGNED = "it does not run this bundle, which no key that it trusts has signed: see fl-app deploy trust"
-_COLUMNS = TypeAdapter(Columns)
-_MISSING = TypeAdapter(list[tuple[str, ...]])
 
 
 # ------------------------------------------------------------------------------------------------ the node's half
 
 
 def answer(config: RunConfig, node_config: Any, question: RecordDict, node: int = 0) -> RecordDict:
-    """What a node, by its id, says of itself. Versions come first and are all that a server of another version reads.
+    """The node's answer to `question`. `node` is its id.
 
-    Raises Declined where the site's policy forbids the run.
+    A server of another version is told the versions here and nothing else. Raises Declined where the site's policy
+    forbids the run.
     """
     versions = ConfigRecord({**VERSIONS})
     asked = wire.read_config(question)
@@ -87,7 +69,7 @@ def answer(config: RunConfig, node_config: Any, question: RecordDict, node: int 
         told_nothing = eligibility.answer(asked, data, hosted_clients(config, node_config), agreed, fewest)
         return RecordDict({"versions": versions, **told_nothing})
     if asked["agreed"] or (policy is not None and not policy.release.statistics):  # names and kinds are enough
-        agreed = replace(agreed, min_examples=MOST_EXAMPLES)
+        agreed = replace(agreed, min_examples=descriptions.MOST_EXAMPLES)
     told: dict[str, Description] = {}
     unreadable: list[str] = []
     for client in hosted_clients(config, node_config):
@@ -98,18 +80,18 @@ def answer(config: RunConfig, node_config: Any, question: RecordDict, node: int 
         except Exception as error:  # whatever is wrong with one client's rows is not its neighbours' concern
             log(WARNING, "the rows of client %s cannot be used: %s: %s", client, type(error).__name__, error)
             unreadable.append(client)
-    content = descriptions_record(told)
-    content["enrolment"]["unreadable"] = unreadable
-    # A site knows of itself alone.
-    content["enrolment"]["population"] = len(data.clients) if own is None else 0
-    content["enrolment"]["anywhere"] = simulated()
+    records = descriptions.to_records(told)
+    about = cast(ConfigRecord, records["enrolment"])
+    about["unreadable"] = unreadable
+    about["population"] = len(data.clients) if own is None else 0  # a site knows of itself alone
+    about["anywhere"] = simulated()
     if policy is not None:
-        _withhold(content["enrolment"], policy)
-    return RecordDict({"versions": versions, **content})
+        _withhold(about, policy)
+    return RecordDict({"versions": versions, **records})
 
 
 def _withhold(told: ConfigRecord, policy: Policy) -> None:
-    """What the site's policy keeps back of an answer."""
+    """Take out of an answer what the site's policy does not release."""
     if not policy.release.counts:  # the run does not weigh by them, else it was declined
         told["num-examples"] = [min(1, count) for count in cast(list[int], told["num-examples"])]
     told["unmeasured"] = not policy.release.metrics
@@ -120,72 +102,46 @@ def declined() -> RecordDict:
     return RecordDict({"versions": ConfigRecord({**VERSIONS}), "declined": ConfigRecord({"declined": True})})
 
 
-def descriptions_record(told: Mapping[str, Description]) -> dict[str, Any]:
-    """Descriptions as records; clients of one node mostly have the same columns, which are sent once."""
-    place: dict[Columns, int] = {}
-    columns_of = [place.setdefault(description.columns, len(place)) for description in told.values()]
-    senders = {client: d.moments for client, d in told.items() if d.moments is not None}
-    of_labels = {client: d.label for client, d in told.items() if d.label is not None}
-    enrolment = ConfigRecord(
-        {
-            "clients": list(told),
-            "num-examples": [description.num_examples for description in told.values()],
-            "columns": [_COLUMNS.dump_json(columns).decode() for columns in place],
-            "columns-of": columns_of,
-            "missing": json.dumps([description.missing for description in told.values()]),
-            "moments": list(senders),
-            "label-moments": list(of_labels),
-        }
-    )
-    return {
-        "enrolment": enrolment,
-        "moments": _end_to_end(senders.values()),
-        "label-moments": _end_to_end(of_labels.values()),
-    }
-
-
-def _end_to_end(moments: Iterable[Moments]) -> ArrayRecord:
-    parts = zip(*(each.to_arrays() for each in moments), strict=True)
-    return ArrayRecord.from_numpy_ndarrays([np.concatenate(part) for part in parts])
-
-
 # ---------------------------------------------------------------------------------------------- the server's half
 
 
 @dataclass
 class Enrolment:
-    """The clients that have enrolled: a `RosterSource` that asks every node, also those that come later.
-
-    `known`, the client ids, is given where the server has the data too; nobody else is admitted then. The `design` is
-    that of an earlier run, declared, or agreed from the descriptions that are here when `open` returns; who joins later
-    uses it as it is. `job` is what the sites know the run by, over all resumes. `variant` is the run's number where
-    several are played in one. `private`: the design is declared, and clients tell no more than whether they are
-    eligible. `population`: how many there are, where that is known. `unmeasured`: a site does not let its clients
-    measure the model. `anywhere`: all nodes are simulated, so that each can work for any client.
+    """The clients that have enrolled: a `RosterSource` that asks every node, also nodes that join later.
 
     Nodes are never waited for one by one: a node that does not answer keeps nobody else out.
     """
 
     config: RunConfig
     known: frozenset[str] | None = None
+    """The ids of all clients, where the server holds the data too; no other client is then admitted."""
     design: Design | None = None
+    """The design of an earlier part of the run, or a declared one. With None, `open` makes it from the descriptions
+    that have come by then; clients that join later use it as it is."""
     job: str = ""
+    """The name by which the sites know the run. It stays the same over all resumes."""
     variant: int | None = None
+    """The number of this run where several are played in one (fl_app/variants.py)."""
     private: bool = False
+    """Whether the run promises privacy: its design is declared, and clients only say whether they are eligible."""
     population: int = 0
+    """How many clients there are; 0 where that is not known."""
     unmeasured: bool = False
+    """Whether the policy of some site keeps its clients from measuring the model. Found out by asking."""
     anywhere: bool = True
+    """Whether all nodes are simulated, so that each can work for any client. Found out by asking."""
     _members: dict[str, Member] = field(default_factory=dict)
     _told: dict[str, Description] = field(default_factory=dict)  # until there is a design
-    _refused: dict[str, str] = field(default_factory=dict)  # client or node -> why
+    _refused: dict[str, str] = field(default_factory=dict)  # client or "node N" -> why
     _asked: dict[int, int] = field(default_factory=dict)  # node -> how often
     _flying: dict[str, int] = field(default_factory=dict)  # message id -> node
     _rivals: dict[int, "_Entry"] = field(default_factory=dict)  # node -> its answer: another node hosts its client
 
     def open(self, grid: Grid) -> Design:
-        """Wait until all clients are there, at most `enrol-timeout-s`; then go on with those whose columns agree.
+        """Wait for all clients, at most `enrol-timeout-s`, and return the design of those whose columns agree.
 
-        Raises TooFewClients when they are fewer than min-clients, Refused where they come to no design.
+        Raises TooFewClients where these are fewer than min-clients, Refused where no design can be made of their
+        descriptions.
         """
         deadline = time.monotonic() + self.config.enrol_timeout_s
         while True:
@@ -217,9 +173,9 @@ class Enrolment:
         return self.design
 
     def current(self, grid: Grid) -> Roster:
-        """The enrolled clients whose nodes are connected; nodes that have joined are asked, and not waited for.
+        """The enrolled clients whose nodes are connected. Nodes that have just joined are asked, but not waited for.
 
-        Only where fewer than min-clients are here it waits for them to come back, at most `enrol-timeout-s`.
+        Where fewer than min-clients are connected, waits for more, at most `enrol-timeout-s`.
         """
         roster, deadline = self._online(grid), time.monotonic() + self.config.enrol_timeout_s
         if len(roster) < self.config.min_clients:
@@ -296,7 +252,10 @@ class Enrolment:
 
     @property
     def _one_a_site(self) -> bool:
-        """Whether every node has a file of its own, and so one client: else one site could be the whole cohort."""
+        """Whether every node has a file of its own, and so exactly one client.
+
+        A node that claimed several could then be a whole cohort by itself.
+        """
         dataset = build_dataset(self.config)
         return dataset.at_sites and not dataset.names_files
 
@@ -330,7 +289,7 @@ class Enrolment:
                     self._told[client] = description
 
     def _too_late(self, description: Description) -> str | None:
-        """Why a client does not fit the design that is frozen already."""
+        """Why a client does not fit the design, where there is one already; None where it fits or there is none."""
         if self.design is None:
             return None
         return misfit(self.design, description.columns)
@@ -345,7 +304,11 @@ class Enrolment:
 
 @dataclass(frozen=True)
 class _Entry:
-    """What a node said of itself, parsed. faults: why a client's description cannot be used."""
+    """A node's answer, parsed and checked.
+
+    told: the descriptions of its clients. faults: why the descriptions of others cannot be used. unreadable: clients
+    whose rows the node itself could not use. The others are as in `Enrolment`.
+    """
 
     told: Mapping[str, Description]
     faults: Mapping[str, str]
@@ -356,9 +319,9 @@ class _Entry:
 
     @classmethod
     def read(cls, content: RecordDict, declared: Design | None = None) -> "_Entry":
-        """Raises WireError, naming both versions where they differ, and ValueError for moments that cannot be.
+        """Parse an answer. `declared` is the design of a run that promises privacy.
 
-        `declared` is the design of a run that promises privacy.
+        Raises WireError, naming both versions where they differ, and ValueError for moments that no rows can have.
         """
         versions = wire.get_record(content, "versions", ConfigRecord)
         for name, key in (("fl-app", "app"), ("wire format", "wire"), ("Flower", "flwr")):
@@ -376,7 +339,7 @@ class _Entry:
         entry = wire.get_record(content, "enrolment", ConfigRecord)
         clients, unreadable = wire.get_strings(entry, "clients"), wire.get_strings(entry, "unreadable")
         _check_client_names((*clients, *unreadable))
-        told, faults = _descriptions(content, entry, clients)
+        told, faults = descriptions.from_records(content)
         population = wire.get_value(entry, "population", int)
         flags = (entry.get(flag) is True for flag in ("unmeasured", "anywhere"))
         return cls(told, faults, unreadable, population, *flags)
@@ -386,78 +349,6 @@ def _check_client_names(names: Iterable[str]) -> None:
     for name in names:
         if not name.isprintable() or not 0 < len(name) <= LONGEST_NAME:
             raise wire.WireError(f"the name {name[:60]!r} of a client is empty, too long or not printable")
-
-
-def _descriptions(
-    content: RecordDict, entry: ConfigRecord, clients: tuple[str, ...]
-) -> tuple[dict[str, Description], dict[str, str]]:
-    """By client, and why those of others cannot be. Raises WireError for an answer that is not well formed."""
-    counts, which = wire.get_value(entry, "num-examples", list), wire.get_value(entry, "columns-of", list)
-    try:
-        distinct = [_COLUMNS.validate_json(text, strict=True) for text in wire.get_strings(entry, "columns")]
-        missing = _MISSING.validate_json(wire.get_value(entry, "missing", str))
-    except ValidationError as error:
-        raise wire.WireError("its description of its columns cannot be read") from error
-    lists_fit = len(set(clients)) == len(clients) == len(counts) == len(which) == len(missing)
-    if not lists_fit or not all(isinstance(n, int) for n in (*counts, *which)):
-        raise wire.WireError(f"its description of {len(clients)} clients is incomplete")
-    if not all(0 <= index < len(distinct) for index in which):
-        raise wire.WireError("it names columns that it does not describe")
-    columns_of = {client: distinct[index] for client, index in zip(clients, which, strict=True)}
-    arrays = _moments(content, entry, "moments", {client: len(own.features) for client, own in columns_of.items()})
-    of_labels = _moments(content, entry, "label-moments", dict.fromkeys(clients, 1))
-    told: dict[str, Description] = {}
-    faults: dict[str, str] = {}
-    for client, examples, gaps in zip(clients, counts, missing, strict=True):
-        try:
-            known = arrays.get(client), of_labels.get(client)
-            told[client] = _description(columns_of[client], examples, gaps, *known)
-        except ValueError as error:
-            faults[client] = str(error)
-    return told, faults
-
-
-def _description(
-    columns: Columns, examples: int, gaps: tuple[str, ...], arrays: Arrays | None, of_label: Arrays | None
-) -> Description:
-    """Raises ValueError for what no rows can give."""
-    check_names(columns)
-    if not 0 <= examples <= MOST_EXAMPLES:
-        raise ValueError(f"it announces {examples} rows: expected 0 to {MOST_EXAMPLES}")
-    if of_label is not None and columns.classes:
-        raise ValueError(f"it sends the mean of its label {columns.label!r}, which has classes")
-    label = _checked(of_label, examples)
-    if label is not None and label.n[0] != examples:
-        raise ValueError("the statistics of its label are not of all its rows")
-    return Description(columns, examples, gaps, _checked(arrays, examples), label)
-
-
-def _checked(arrays: Arrays | None, examples: int) -> Moments | None:
-    if arrays is None:
-        return None
-    if any(np.abs(array).max(initial=0.0) > LARGEST_MOMENT for array in arrays[1:]):
-        raise ValueError(f"its statistics hold values above {LARGEST_MOMENT:g}: is one a code for 'missing'?")
-    moments = Moments(*arrays)
-    if (moments.n > examples).any():
-        raise ValueError("its statistics are of more rows than it announced")
-    return moments
-
-
-def _moments(content: RecordDict, entry: ConfigRecord, key: str, widths_of: Mapping[str, int]) -> dict[str, Arrays]:
-    """Those of the clients that sent theirs, end to end in each array. Raises WireError for other lengths."""
-    senders = wire.get_strings(entry, key)
-    if not senders:
-        return {}
-    if not set(senders) <= set(widths_of) or len(set(senders)) != len(senders):
-        raise wire.WireError("it sends statistics of clients that it does not name, or twice")
-    arrays = wire.read_arrays(content, key)
-    widths = [widths_of[client] for client in senders]
-    if [(array.shape, array.dtype.kind) for array in arrays] != [((sum(widths),), kind) for kind in "ifff"]:
-        raise wire.WireError(f"its statistics are not those of {len(senders)} clients and these columns")
-    ends = pairwise(accumulate(widths, initial=0))
-    return {
-        client: tuple(array[start:end] for array in arrays) for client, (start, end) in zip(senders, ends, strict=True)
-    }
 
 
 def _warn_of_identifiers(design: Design, rows: int) -> None:

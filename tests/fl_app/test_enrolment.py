@@ -23,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_site_files import at_sites, site
 
-from fl_app import __version__, client_app, enrolment
+from fl_app import __version__, client_app, descriptions, enrolment
 from fl_app.assembly import local_design, open_data, rules
 from fl_app.config import RunConfig
 from fl_app.enrolment import Enrolment
@@ -175,7 +175,7 @@ def test_descriptions_of_many_clients_are_put_together_without_comparing_them_pa
         return bool(true_eq(self, other))
 
     monkeypatch.setattr(Columns, "__eq__", counted)
-    record = enrolment.descriptions_record(alike)["enrolment"]
+    record = descriptions.to_records(alike)["enrolment"]
     assert len(record["columns"]) == 100
     assert record["columns-of"] == [*range(100)] * 3
     assert compared < 1000
