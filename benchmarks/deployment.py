@@ -35,8 +35,8 @@ import numpy as np
 
 from benchmarks.figures import heading, spread
 from fl_app.deploy.programs import free_port
-from fl_app.job import sigterm_raises
 from fl_app.kept_process import descendants
+from fl_app.signals import sigterm_raises
 
 PHASES = {
     "send": "sending",

@@ -14,9 +14,10 @@ from fl_app.comparison import PlannedRun, new_comparison, run_comparison
 from fl_app.config import KEYS, RunConfig
 from fl_app.console import short_number
 from fl_app.errors import Refused, suggestion
-from fl_app.job import INTERRUPTED_STATUS, Engine, Job, new_job, resumed_job, run_job
+from fl_app.job import Engine, Job, new_job, resumed_job, run_job
 from fl_app.profiles import Profile, chosen_profile
 from fl_app.run_folder import RunFolder
+from fl_app.signals import INTERRUPTED_STATUS
 
 OnRound = Callable[[Mapping[str, Any]], None]
 

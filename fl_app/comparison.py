@@ -15,22 +15,20 @@ from fl_app.averages import Group, averages
 from fl_app.config import RunConfig
 from fl_app.deploy.attachment import attachment
 from fl_app.errors import Refused, one_line
-from fl_app.flower_engine import Interruption, Outcome, RunOutput, play_on_flower
+from fl_app.flower_engine import Outcome, RunOutput, play_on_flower
 from fl_app.job import (
-    INTERRUPTED_STATUS,
     Engine,
-    Terminated,
     check_config,
     check_engine,
     check_workers,
     inline_grid,
     settled,
-    sigterm_raises,
 )
 from fl_app.page.comparison import comparison_page
 from fl_app.profiles import Profile
 from fl_app.results import Ending, finish
 from fl_app.run_folder import RunFolder, new_folder, write_atomically
+from fl_app.signals import INTERRUPTED_STATUS, Interruption, Terminated, sigterm_raises
 from fl_app.variants import differences, play, variants_text
 
 RESULT, PAGE = "comparison.json", "comparison.html"

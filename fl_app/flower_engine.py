@@ -9,24 +9,23 @@ import contextlib
 import json
 import math
 import re
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Protocol
 
 import tomli_w
 
 from fl_app.bundle import write_app_tree
+from fl_app.flower_log import FlowerLog
 from fl_app.kept_process import KeptProcess
 from fl_app.profiles import Profile, federation_config, flower_config
 from fl_app.served import is_served
+from fl_app.signals import Interruption, StopSignals
 from fl_app.superlink import LocalSuperLink, SuperLinkError, flower_environment, scratch_folder
 
-Interruption = Literal["SIGINT", "SIGTERM"]
 Prepare = Callable[[], Callable[[str], None] | None]
 
 _POLL_S = 0.05
@@ -37,9 +36,6 @@ _STOP_RUN_TIMEOUT_S = 9.0
 _ASK_TIMEOUT_S = 60.0
 
 _CONNECTION = "config.toml"  # of FLWR_HOME, where Flower looks for it
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-_STARTED = re.compile(r"Successfully started run (\d+)")
-_WRAPPERS = ("An error was encountered. Outcome simulation.", "Simulation Runtime crashed.")
 
 # Imports Flower's command line while the SuperLink starts, and obeys it once the connection is there.
 _FLWR = """
@@ -70,14 +66,16 @@ def run_on_flower(
     log_path: Path,
     prepare: Prepare = lambda: None,
 ) -> Outcome:
-    """Run the app with ``config`` and follow ``out`` until the run ends; no process is left then.
+    """Run the app with ``config`` and follow the files in ``out`` until the run ends. No process is left then.
 
-    ``on_line`` gets every object that the ServerApp appends to ``out/rounds.jsonl``. Flower's log is appended to
-    ``log_path``. SIGINT and SIGTERM stop the run (a deployment's too); the previous handlers come back. Raises
-    FileNotFoundError when the installation is incomplete, and what ``on_line`` raises, with nothing left either.
+    ``on_line`` is called with every object that the ServerApp appends to ``out/rounds.jsonl``. Flower's log is appended
+    to ``log_path``. SIGINT and SIGTERM stop the run, a deployment's too; afterwards their previous handlers are back.
 
-    ``prepare`` is called before the run is submitted, and may give what is to be done with its number at the SuperLink
-    as soon as it is accepted; a RuntimeError of either ends the run.
+    ``prepare`` is called before the run is submitted. The function that it returns, if any, is called with the run's
+    number as soon as the SuperLink has accepted the run. A RuntimeError from either ends the run.
+
+    Raises FileNotFoundError when the installation is incomplete, and whatever ``on_line`` raises; no process is left
+    then either.
     """
     return play_on_flower(config, RunOutput(out, on_line), profile, log_path=log_path, prepare=prepare)
 
@@ -90,9 +88,9 @@ def play_on_flower(
     log_path: Path,
     prepare: Prepare = lambda: None,
 ) -> Outcome:
-    """The same for any files that tell when the ServerApp has finished."""
-    log = _Log(log_path)
-    with _StopSignals() as signals, contextlib.ExitStack() as stack:
+    """As `run_on_flower`, for a run whose files are followed by ``output``."""
+    log = FlowerLog(log_path)
+    with StopSignals() as signals, contextlib.ExitStack() as stack:
         superlink = stack.enter_context(LocalSuperLink()) if profile.is_local else None
         home = superlink.home if superlink else stack.enter_context(scratch_folder())
         arguments = _prepare(config, profile, home)
@@ -128,7 +126,7 @@ def play_on_flower(
 
 
 class _UnpreparedError(RuntimeError):
-    """What is to be done beside the run could not be done."""
+    """``prepare``, or the function that it returned, has failed."""
 
 
 @contextlib.contextmanager
@@ -169,14 +167,14 @@ def _connect(home: Path, connection: str) -> None:
     draft.replace(home / _CONNECTION)
 
 
-def _accepted(log: "_Log", flwr: KeptProcess, signals: "_StopSignals") -> str | None:
+def _accepted(log: FlowerLog, flwr: KeptProcess, signals: StopSignals) -> str | None:
     """Wait until the SuperLink has accepted the run; its id, or None where that did not come about."""
     while (run_id := log.run_id()) is None and flwr.exit_status() is None and not signals.came():
         time.sleep(_POLL_S)
     return run_id
 
 
-def _follow(output: "Output", flwr: KeptProcess, superlink: LocalSuperLink | None, signals: "_StopSignals") -> None:
+def _follow(output: "Output", flwr: KeptProcess, superlink: LocalSuperLink | None, signals: StopSignals) -> None:
     """Pass on the lines of the run until summary.json is there, ``flwr run`` has ended or a signal came.
 
     Raises _RunDiedError when a process that the run needs has ended and ``flwr run`` does not notice, which in a
@@ -202,7 +200,7 @@ def _follow(output: "Output", flwr: KeptProcess, superlink: LocalSuperLink | Non
 
 
 def _stop_run(
-    output: "Output", log: "_Log", profile: Profile, home: Path, signals: "_StopSignals", timeout_s: float
+    output: "Output", log: FlowerLog, profile: Profile, home: Path, signals: StopSignals, timeout_s: float
 ) -> None:
     """Ask a SuperLink that is not ours to stop the run; a second signal ends the wait for it."""
     if (run_id := log.run_id()) is None:
@@ -220,7 +218,7 @@ def _wait(flwr: KeptProcess, timeout_s: float, give_up: Callable[[], bool]) -> N
         time.sleep(_POLL_S)
 
 
-def _no_result(profile: Profile, log: "_Log", home: Path, signals: "_StopSignals") -> str:
+def _no_result(profile: Profile, log: FlowerLog, home: Path, signals: StopSignals) -> str:
     """Why summary.json is not there. A ServerApp writes on the SuperLink's machine, which may not be this one."""
     if not profile.is_local and _status(log, profile, home, signals) == "finished:completed":
         there = log.results() or "the folder that its log names"
@@ -229,7 +227,7 @@ def _no_result(profile: Profile, log: "_Log", home: Path, signals: "_StopSignals
     return f"the run ended without a result; see {log.path}"
 
 
-def _status(log: "_Log", profile: Profile, home: Path, signals: "_StopSignals") -> str | None:
+def _status(log: FlowerLog, profile: Profile, home: Path, signals: StopSignals) -> str | None:
     """What the SuperLink says of the run; None where it does not answer."""
     if (run_id := log.run_id()) is None:
         return None
@@ -254,7 +252,7 @@ class Output(Protocol):
 
 
 class RunOutput:
-    """The files of one run, from now on: what earlier runs left there is not looked at."""
+    """The files of one run, followed from now on: what an earlier run left in the folder is ignored."""
 
     def __init__(self, out: Path, on_line: Callable[[dict[str, Any]], None] | None) -> None:
         self._out = out
@@ -292,88 +290,3 @@ def _version(path: Path) -> tuple[int, int] | None:
     except FileNotFoundError:
         return None
     return status.st_ino, status.st_mtime_ns
-
-
-class _Log:
-    """What Flower logs from now on."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._start = path.stat().st_size if path.exists() else 0
-
-    def append(self, other: Path) -> None:
-        """Add another log, which is about to be removed with its folder."""
-        with self.path.open("ab") as log:
-            log.write(f"\n--- {other.name} ---\n".encode() + other.read_bytes())
-
-    def run_id(self) -> str | None:
-        """The run's number at the SuperLink, once it was submitted."""
-        match = re.search(_STARTED, self._text())
-        return match and match[1]
-
-    def earlier_run_id(self) -> str | None:
-        """That of the run which this one goes on with."""
-        earlier = self.path.read_bytes()[: self._start] if self._start else b""
-        found = re.findall(_STARTED, earlier.decode(errors="replace"))
-        return found[-1] if found else None
-
-    def results(self) -> str | None:
-        """The folder in which the ServerApp said that it puts its results."""
-        match = re.search(r"results in (.+)", self._text())
-        return match and match[1].strip()
-
-    def reason(self) -> str | None:
-        """Flower's own word on why the run failed, in one line; None when it says nothing."""
-        text = self._text()
-        if refusal := re.search(r"Could not start run: (.+)", text):
-            return refusal[1].strip()
-        if report := re.search(r"Exit Code: \d+\s+(.+)", text):
-            return _last_exception(text[: report.start()]) or report[1].strip()
-        if box := re.findall(r"^│ (.+?) *│$", text, re.MULTILINE):
-            return " ".join(box)
-        return None
-
-    def _text(self) -> str:
-        with self.path.open("rb") as log:
-            log.seek(self._start)
-            return _COLOUR.sub("", log.read().decode(errors="replace"))
-
-
-def _last_exception(text: str) -> str | None:
-    """The line that names the exception, of the last traceback that is not only Flower's wrapping of another one."""
-    tracebacks = re.findall(r"^Traceback \(most recent call last\):\n(?:[ \t].*\n|\n)*(\S.*)", text, re.MULTILINE)
-    own = [line for line in tracebacks if not line.endswith(_WRAPPERS)]
-    return own[-1] if own else None
-
-
-class _StopSignals:
-    """Counts SIGINT and SIGTERM instead of obeying them, and restores the previous handlers at the end.
-
-    Outside the main thread, where Python allows no handlers, and for a signal that this process was told to ignore,
-    nothing changes.
-    """
-
-    def __init__(self) -> None:
-        self.first: Interruption | None = None
-        self.count = 0
-        self._previous: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                if signal.getsignal(number) != signal.SIG_IGN:
-                    self._previous[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def came(self) -> bool:
-        """Whether the run is to stop."""
-        return self.count > 0
-
-    def _note(self, number: int, _frame: object) -> None:
-        self.count += 1
-        if self.first is None:
-            self.first = "SIGINT" if number == signal.SIGINT else "SIGTERM"

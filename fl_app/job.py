@@ -1,12 +1,9 @@
 """One run from a checked configuration to its summary, whichever engine it takes place in."""
 
 import logging
-import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -35,6 +32,7 @@ from fl_app.registry import with_absolute_paths
 from fl_app.results import Ending, finish, write_summary
 from fl_app.run_folder import RunFolder, default_folder
 from fl_app.served import served
+from fl_app.signals import INTERRUPTED_STATUS, Terminated, sigterm_raises
 from fl_app.sinks.opened import check_sinks
 from tasks.base import Task
 
@@ -45,7 +43,6 @@ Engine = Literal["flower", "inline"]
 OnLine = Callable[[Mapping[str, Any]], None]
 
 EXIT_STATUS = {"completed": 0, "failed": 1}
-INTERRUPTED_STATUS = {"SIGINT": 130, "SIGTERM": 143}
 
 
 @dataclass(frozen=True)
@@ -216,10 +213,6 @@ def _on_flower(job: Job, on_line: OnLine) -> tuple[dict[str, Any], int]:
     return summary, EXIT_STATUS[summary["status"]]
 
 
-class Terminated(BaseException):
-    """SIGTERM, raised where the main thread is: like KeyboardInterrupt, no error handler may swallow it."""
-
-
 def _inline(job: Job, on_line: OnLine) -> tuple[dict[str, Any], int]:
     from fl_app import server_app
 
@@ -246,20 +239,3 @@ def inline_grid(config: RunConfig, profile: Profile) -> "InlineGrid":
     logging.getLogger("flwr").setLevel(logging.WARNING)  # the progress line tells what Flower's INFO lines would
     update_console_handler(colored=sys.stderr.isatty())
     return InlineGrid(client_app.app, config.values(), int(profile.federation.get("num-supernodes", 2)))
-
-
-@contextmanager
-def sigterm_raises() -> Iterator[None]:
-    """Turns SIGTERM into Terminated; outside the main thread, where Python allows no handlers, nothing changes."""
-
-    def terminate(number: int, frame: object) -> None:
-        raise Terminated
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    previous = signal.signal(signal.SIGTERM, terminate)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)

@@ -11,8 +11,8 @@ from typing import Any
 from fl_app.deploy.failure import Failed
 from fl_app.deploy.programs import Program
 from fl_app.deploy.records import recorded
-from fl_app.job import Terminated, sigterm_raises
 from fl_app.kept_process import KeptProcess
+from fl_app.signals import Terminated, sigterm_raises
 from fl_app.superlink import scratch_folder
 
 _POLL_S = 0.1

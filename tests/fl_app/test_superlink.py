@@ -294,7 +294,8 @@ def write_stand_in(project: Path) -> Path:
     for package in ("fl_app", "privacy", "strategies", "tasks"):
         (project / package).mkdir(parents=True)
         (project / package / "__init__.py").touch()
-    for name in ("bundle", "caller", "errors", "flower_engine", "kept_process", "profiles", "served", "superlink"):
+    engine = ("flower_engine", "flower_log", "kept_process", "profiles", "served", "signals", "superlink")
+    for name in ("bundle", "caller", "errors", *engine):
         shutil.copy(FL_APP / f"{name}.py", project / "fl_app")
     shutil.copy(FL_APP.parent / "pyproject-flower.toml", project)
     (project / "pyproject.toml").write_text(STAND_IN_PROJECT)
