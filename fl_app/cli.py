@@ -58,15 +58,15 @@ def options(
 
 @cli.command()
 def run(
-    profile: Annotated[str | None, typer.Argument(help="profile of pyproject-flower.toml")] = None,
-    c: Annotated[list[str] | None, typer.Option("-c", metavar="KEY=VALUE", help="a key of the run config")] = None,
-    engine: Annotated[str, typer.Option(show_default=False, help="flower (default) or inline: one process")] = "flower",
-    nodes: Annotated[int | None, typer.Option(help="simulated nodes, instead of the profile's number")] = None,
-    out: Annotated[str | None, typer.Option(metavar="DIR", help="folder of the results")] = None,
+    profile: words.Profile = None,
+    c: words.RunKeys = None,
+    engine: words.Engine = "flower",
+    nodes: words.Nodes = None,
+    out: words.Out = None,
     resume: Annotated[str | None, typer.Option(metavar="DIR", help="go on with the run of this folder")] = None,
     profiles: words.Profiles = None,
     as_json: Annotated[bool, typer.Option("--json", show_default=False, help="the summary as JSON on stdout")] = False,
-    debug: Annotated[bool, typer.Option("--debug", show_default=False, help="show tracebacks")] = False,
+    debug: words.Debug = False,
 ) -> None:
     """Run a federation and wait for its end. PROFILE is simulation (the default) or another of pyproject-flower.toml.
 
@@ -97,8 +97,8 @@ def run(
 
 @cli.command("list")
 def list_(
-    as_json: Annotated[bool, typer.Option("--json", show_default=False, help="as JSON")] = False,
-    debug: Annotated[bool, typer.Option("--debug", show_default=False, help="show tracebacks")] = False,
+    as_json: words.Json = False,
+    debug: words.Debug = False,
 ) -> None:
     """List what a run can be made of, with all arguments, and the keys of a run."""
     plural = {"strategy": "strategies", "data": "data"}

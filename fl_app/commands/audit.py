@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from fl_app.audit import Findings, key_beside, read_key, verify
+from fl_app.commands import words
 
 audit = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The audit logs of sites and server.")
 
@@ -25,8 +26,8 @@ def verify_(
     against: Annotated[
         Path | None, typer.Option(metavar="OTHER_LOG", help="of the other side, which keeps what it was shown of LOG")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", show_default=False, help="as JSON")] = False,
-    debug: Annotated[bool, typer.Option("--debug", show_default=False, help="show tracebacks")] = False,
+    as_json: words.Json = False,
+    debug: words.Debug = False,
 ) -> None:
     """Check that an audit log is as it was written. Exit status 0 intact, 1 not.
 

@@ -24,9 +24,9 @@ def check(
         str, typer.Option(help='the same as its node is started with: \'client="a" data="a.csv" label="y"\'')
     ] = "",
     policy: Annotated[str | None, typer.Option(metavar="F.toml", help="what the site demands of a run")] = None,
-    c: Annotated[list[str] | None, typer.Option("-c", metavar="KEY=VALUE", help="a key of the run config")] = None,
-    as_json: Annotated[bool, typer.Option("--json", show_default=False, help="as JSON")] = False,
-    debug: Annotated[bool, typer.Option("--debug", show_default=False, help="show tracebacks")] = False,
+    c: words.RunKeys = None,
+    as_json: words.Json = False,
+    debug: words.Debug = False,
 ) -> None:
     """A site's dry run: what a run would read, tell and train here. Nothing is sent."""
     if data is None and not node_config.strip():

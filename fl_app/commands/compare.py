@@ -20,19 +20,19 @@ from fl_app.profiles import chosen_profile
 
 
 def compare(
-    profile: Annotated[str | None, typer.Argument(help="profile of pyproject-flower.toml")] = None,
+    profile: words.Profile = None,
     c: Annotated[list[str] | None, typer.Option("-c", metavar="KEY=VALUE", help="a key of all configurations")] = None,
     config: Annotated[
         list[str] | None,
         typer.Option("--config", metavar='"KEY=VALUE ..."', help='one configuration; "" is the common one'),
     ] = None,
     seeds: Annotated[int, typer.Option(help="runs of each configuration, with the seeds from seed on")] = 3,
-    engine: Annotated[str, typer.Option(show_default=False, help="flower (default) or inline: one process")] = "flower",
-    nodes: Annotated[int | None, typer.Option(help="simulated nodes, instead of the profile's number")] = None,
-    out: Annotated[str | None, typer.Option(metavar="DIR", help="folder of the results")] = None,
+    engine: words.Engine = "flower",
+    nodes: words.Nodes = None,
+    out: words.Out = None,
     profiles: words.Profiles = None,
     as_json: Annotated[bool, typer.Option("--json", show_default=False, help="the result as JSON on stdout")] = False,
-    debug: Annotated[bool, typer.Option("--debug", show_default=False, help="show tracebacks")] = False,
+    debug: words.Debug = False,
 ) -> None:
     """Compare configurations over several seeds, in one start of the engine: mean, deviation, a table and a plot.
 

@@ -13,6 +13,7 @@ import click
 import typer
 from typer.core import TyperCommand
 
+from fl_app.commands import words
 from fl_app.commands.trust import trust
 from fl_app.deploy import link, records, services, serving
 from fl_app.deploy.failure import Failed
@@ -29,8 +30,6 @@ deploy = typer.Typer(
 )
 deploy.add_typer(trust, name="trust")
 
-Folder = Annotated[Path, typer.Argument(metavar="DIR", help="folder of the deployment")]
-Debug = Annotated[bool, typer.Option("--debug", show_default=False, help="show tracebacks")]
 Host = Annotated[str, typer.Option(help="address to listen on; 0.0.0.0 = every interface")]
 Port = Annotated[int, typer.Option(min=1, max=65535, help="port to listen on")]
 SuperLink = Annotated[str, typer.Option(metavar="HOST:PORT", help="where the SuperLink is reached")]
@@ -40,6 +39,12 @@ Client = Annotated[str | None, typer.Option(help="name of the client in reports;
 TestData = Annotated[Path | None, typer.Option(metavar="F.csv", help="its rows to test on")]
 Policy = Annotated[Path | None, typer.Option(metavar="F.toml", help="what the site demands of a run")]
 Gpus = Annotated[str | None, typer.Option(help="GPUs of the node: all, none, or numbers such as 0,1")]
+# Of the commands that write a service: for the server none of them is given, so that none is required.
+ServiceNode = Annotated[str | None, typer.Argument(metavar="[NODE]", help="a node; without: the server")]
+ServiceSuperLink = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="where a node finds it")]
+ServiceData = Annotated[Path | None, typer.Option(metavar="F.csv", help="the node's file")]
+ServiceLabel = Annotated[str | None, typer.Option(help="its label column")]
+ServiceOut = Annotated[Path | None, typer.Option(metavar="DIR", help="write the file there, not to stdout")]
 
 
 class _ManyWords(TyperCommand):
@@ -62,16 +67,16 @@ class _ManyWords(TyperCommand):
 
 @deploy.command(cls=_ManyWords)
 def init(
-    folder: Folder,
+    folder: words.Folder,
     san: Annotated[list[str] | None, typer.Option(metavar="HOST", help="DNS name or address of the server")] = None,
     node: Annotated[list[str] | None, typer.Option(metavar="NAME", help="make a key for this node")] = None,
     days: Annotated[int, typer.Option(help="how long the server's certificate is valid")] = 365,
     renew: Annotated[bool, typer.Option("--renew", help="a new server certificate; the old one is kept aside")] = False,
     site: Annotated[bool, typer.Option("--site", help="the folder of a site: keys of its nodes and no more")] = False,
-    debug: Debug = False,
+    debug: words.Debug = False,
 ) -> None:
     """Make certificates and keys. What is there stays: call it again with new nodes for their keys."""
-    with _told():
+    with _failures_in_one_line():
         target = DeployFolder(folder.expanduser().resolve())
         made = initialise(target, _words(san), _words(node), days=days, site=site, renew=renew)
         for path in made:
@@ -85,13 +90,13 @@ def init(
 
 @deploy.command()
 def server(
-    folder: Folder,
+    folder: words.Folder,
     host: Host = "127.0.0.1",
     port: Port = 8000,
-    debug: Debug = False,
+    debug: words.Debug = False,
 ) -> None:
     """Run the SuperLink in the foreground; `ready` on stdout once it serves. Ctrl-C or SIGTERM ends it."""
-    with _told():
+    with _failures_in_one_line():
         target = deploy_folder(folder)
         _warn(target)
         serving.serve(target, host, port, say=_say, on_ready=_ready)
@@ -99,12 +104,12 @@ def server(
 
 @deploy.command()
 def register(
-    folder: Folder,
+    folder: words.Folder,
     name: Annotated[list[str], typer.Argument(metavar="NAME...", help="nodes whose public keys are in DIR/nodes")],
-    debug: Debug = False,
+    debug: words.Debug = False,
 ) -> None:
     """Tell the SuperLink the public keys of nodes. Prints their ids; doing so again changes nothing."""
-    with _told():
+    with _failures_in_one_line():
         target = deploy_folder(folder)
         _warn(target)
         keys = {each: link.public_key(target, each) for each in name}
@@ -115,7 +120,7 @@ def register(
 
 @deploy.command()
 def node(
-    folder: Folder,
+    folder: words.Folder,
     name: Annotated[str, typer.Argument(metavar="NAME", help="the node, whose key is in DIR/nodes")],
     superlink: SuperLink,
     data: Data,
@@ -124,10 +129,10 @@ def node(
     test_data: TestData = None,
     policy: Policy = None,
     gpus: Gpus = None,
-    debug: Debug = False,
+    debug: words.Debug = False,
 ) -> None:
     """Run a SuperNode for a site in the foreground; `ready` on stdout once the SuperLink knows it."""
-    with _told():
+    with _failures_in_one_line():
         target = deploy_folder(folder)
         _warn(target)
         settings = _settings(name, superlink, data, label, client, test_data, policy, gpus)
@@ -136,12 +141,12 @@ def node(
 
 @deploy.command()
 def status(
-    folder: Folder,
-    as_json: Annotated[bool, typer.Option("--json", show_default=False, help="as JSON")] = False,
-    debug: Debug = False,
+    folder: words.Folder,
+    as_json: words.Json = False,
+    debug: words.Debug = False,
 ) -> None:
     """List the nodes that the SuperLink knows. What cannot be known here is null, or -."""
-    with _told():
+    with _failures_in_one_line():
         target = deploy_folder(folder)
         _warn(target)
         _say(str(flwr(target, "supernode", "list")))
@@ -160,9 +165,9 @@ def status(
 
 
 @deploy.command()
-def stop(folder: Folder, debug: Debug = False) -> None:
+def stop(folder: words.Folder, debug: words.Debug = False) -> None:
     """End what was started from this folder on this machine: its nodes, then its server."""
-    with _told():
+    with _failures_in_one_line():
         target = deploy_folder(folder)
         _warn(target)
         states = {f"node {path.name}": path for path in sorted((target.path / "state" / "nodes").glob("*"))}
@@ -175,23 +180,23 @@ def stop(folder: Folder, debug: Debug = False) -> None:
 
 @deploy.command()
 def systemd(
-    folder: Folder,
-    name: Annotated[str | None, typer.Argument(metavar="[NODE]", help="a node; without: the server")] = None,
+    folder: words.Folder,
+    name: ServiceNode = None,
     host: Host = "127.0.0.1",
     port: Port = 8000,
-    superlink: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="where a node finds it")] = None,
-    data: Annotated[Path | None, typer.Option(metavar="F.csv", help="the node's file")] = None,
-    label: Annotated[str | None, typer.Option(help="its label column")] = None,
+    superlink: ServiceSuperLink = None,
+    data: ServiceData = None,
+    label: ServiceLabel = None,
     client: Client = None,
     test_data: TestData = None,
     policy: Policy = None,
     gpus: Gpus = None,
     user: Annotated[str | None, typer.Option(help="the account that it runs as")] = None,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="write the file there, not to stdout")] = None,
-    debug: Debug = False,
+    out: ServiceOut = None,
+    debug: words.Debug = False,
 ) -> None:
     """Write a systemd unit that runs the server, or a node, with these settings."""
-    with _told():
+    with _failures_in_one_line():
         target = deploy_folder(folder)
         settings = _settings_of_service(name, superlink, data, label, client, test_data, policy, gpus)
         if settings is None:
@@ -203,22 +208,22 @@ def systemd(
 
 @deploy.command()
 def compose(
-    folder: Folder,
-    name: Annotated[str | None, typer.Argument(metavar="[NODE]", help="a node; without: the server")] = None,
+    folder: words.Folder,
+    name: ServiceNode = None,
     host: Host = "127.0.0.1",
     port: Port = 8000,
-    superlink: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="where a node finds it")] = None,
-    data: Annotated[Path | None, typer.Option(metavar="F.csv", help="the node's file")] = None,
-    label: Annotated[str | None, typer.Option(help="its label column")] = None,
+    superlink: ServiceSuperLink = None,
+    data: ServiceData = None,
+    label: ServiceLabel = None,
     client: Client = None,
     test_data: TestData = None,
     policy: Policy = None,
     gpus: Gpus = None,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="write the file there, not to stdout")] = None,
-    debug: Debug = False,
+    out: ServiceOut = None,
+    debug: words.Debug = False,
 ) -> None:
     """Write a compose file that runs the server, or a node, with these settings."""
-    with _told():
+    with _failures_in_one_line():
         target = deploy_folder(folder)
         settings = _settings_of_service(name, superlink, data, label, client, test_data, policy, gpus)
         if settings is None:
@@ -229,8 +234,8 @@ def compose(
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """A failure that is nobody's mistake on this command line: one line on stderr, exit status 1."""
+def _failures_in_one_line() -> Iterator[None]:
+    """Turn Failed, which no other command line would have prevented, into one line on stderr and exit status 1."""
     try:
         yield
     except Failed as failure:
@@ -250,7 +255,7 @@ def _settings(
     policy: Path | None,
     gpus: str | None,
 ) -> NodeSettings:
-    """Raises Refused. Files are named in full, as a node reads them from another folder."""
+    """What a node is started with. Files are named by absolute paths, as it runs in another folder. Raises Refused."""
     if client is not None and not client.strip():
         raise Refused("a client without a name", '--client ""', "name it, or leave --client out")
     return NodeSettings(
@@ -275,7 +280,7 @@ def _settings_of_service(
     policy: Path | None,
     gpus: str | None,
 ) -> NodeSettings | None:
-    """None for the server. Raises Refused."""
+    """The settings of the node that a service is to run; None where it runs the server. Raises Refused."""
     needed = {"--superlink": superlink, "--data": data, "--label": label}
     others = {"--client": client, "--test-data": test_data, "--policy": policy, "--gpus": gpus}
     given = [option for option, value in {**needed, **others}.items() if value is not None]
@@ -327,7 +332,7 @@ def _warn(folder: DeployFolder) -> None:
 
 
 def _say(text: str) -> None:
-    """Beside the point of a command: the plain Flower command that it runs."""
+    """Tell something on stderr that is not the command's result, such as the plain Flower command that it runs."""
     print(f"# {one_line(text)}", file=sys.stderr, flush=True)
 
 

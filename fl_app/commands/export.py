@@ -8,16 +8,17 @@ from typing import Annotated
 import typer
 
 from fl_app.caller import set_caller
+from fl_app.commands import words
 from fl_app.errors import Refused, one_line
 from fl_app.model import Model
 
 
 def export(
-    model: Annotated[str, typer.Argument(metavar="MODEL.json", help="model.json of a run, or its folder")],
+    model: words.ModelFile,
     onnx: Annotated[str, typer.Option(metavar="OUT.onnx", help="file to write; none that is there already")],
     check: Annotated[str | None, typer.Option(metavar="IN.csv", help="rows to check it on; default: random")] = None,
     delimiter: Annotated[str, typer.Option(help="of IN.csv: auto, comma, semicolon, tab or pipe")] = "auto",
-    debug: Annotated[bool, typer.Option("--debug", show_default=False, help="show tracebacks")] = False,
+    debug: words.Debug = False,
 ) -> None:
     """Write a model as ONNX, for columns in their own units, and check that it scores rows as predict does.
 

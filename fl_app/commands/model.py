@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from fl_app.caller import set_caller
+from fl_app.commands import words
 from fl_app.console import WIDTH, short_number
 from fl_app.errors import Refused
 from fl_app.model import Model, write_predictions
@@ -22,11 +23,11 @@ WIDTHS = {"coefficient": 12, "standard_error": 11, "odds_ratio": 11}
 
 
 def predict(
-    model: Annotated[str, typer.Argument(metavar="MODEL.json", help="model.json of a run, or its folder")],
+    model: words.ModelFile,
     rows: Annotated[str, typer.Argument(metavar="IN.csv", help="rows to score; columns are found by name")],
     out: Annotated[str | None, typer.Option("-o", metavar="OUT.csv", help="file to write; default: stdout")] = None,
     delimiter: Annotated[str, typer.Option(help="auto, comma, semicolon, tab or pipe")] = "auto",
-    debug: Annotated[bool, typer.Option("--debug", show_default=False, help="show tracebacks")] = False,
+    debug: words.Debug = False,
 ) -> None:
     """Score new rows: the prediction and the probability of every class, one line for each row, in order."""
     set_caller(Path.cwd())
@@ -61,9 +62,9 @@ def _check_target(target: Path, source: Path, model: Path) -> None:
 
 
 def show(
-    model: Annotated[str, typer.Argument(metavar="MODEL.json", help="model.json of a run, or its folder")],
-    as_json: Annotated[bool, typer.Option("--json", show_default=False, help="as JSON")] = False,
-    debug: Annotated[bool, typer.Option("--debug", show_default=False, help="show tracebacks")] = False,
+    model: words.ModelFile,
+    as_json: words.Json = False,
+    debug: words.Debug = False,
 ) -> None:
     """Show the coefficients of a linear model in original units, with odds ratios, standard errors and intervals."""
     set_caller(Path.cwd())

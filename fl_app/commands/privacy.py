@@ -8,6 +8,7 @@ from typing import Annotated, cast
 
 import typer
 
+from fl_app.commands import words
 from fl_app.console import WIDTH
 from fl_app.errors import Refused
 from fl_app.privacy_words import as_bound, explained
@@ -33,8 +34,8 @@ def calibrate(
     rate: Annotated[float, typer.Option(help="the probability of taking part in a round")] = 1.0,
     population: Annotated[int | None, typer.Option(help="how many there are; fixed sampling needs it")] = None,
     unit: Annotated[str, typer.Option(help="whom it protects: client or record")] = "client",
-    as_json: Annotated[bool, typer.Option("--json", show_default=False, help="as JSON")] = False,
-    debug: Annotated[bool, typer.Option("--debug", show_default=False, help="show tracebacks")] = False,
+    as_json: words.Json = False,
+    debug: words.Debug = False,
 ) -> None:
     """Find the least noise that keeps an epsilon: the noise multiplier for poisson, fixed or no sampling.
 
@@ -64,7 +65,7 @@ def calibrate(
 def explain(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="the folder of a run that promised privacy")],
     as_json: Annotated[bool, typer.Option("--json", show_default=False, help="privacy.json as it is")] = False,
-    debug: Annotated[bool, typer.Option("--debug", show_default=False, help="show tracebacks")] = False,
+    debug: words.Debug = False,
 ) -> None:
     """Say in plain words what a run promised: whom it protects, how strongly, whom to trust, what is not covered."""
     run = RunFolder(folder.expanduser())
@@ -91,8 +92,8 @@ def explain(
 def spent_at_site(
     state: Annotated[Path, typer.Argument(metavar="STATE", help="the state folder of a site's node")],
     delta: Annotated[float, typer.Option(help="the delta at which epsilon is told")] = 1e-5,
-    as_json: Annotated[bool, typer.Option("--json", show_default=False, help="as JSON")] = False,
-    debug: Annotated[bool, typer.Option("--debug", show_default=False, help="show tracebacks")] = False,
+    as_json: words.Json = False,
+    debug: words.Debug = False,
 ) -> None:
     """Add up what the rows of a site have cost over all runs, from the ledgers that its node keeps."""
     try:

@@ -10,6 +10,7 @@ import typer
 
 from fl_app import __version__
 from fl_app.bundle import build_bundle
+from fl_app.commands import words
 from fl_app.deploy.folder import DeployFolder, deploy_folder
 from fl_app.deploy.signatures import Signature
 from fl_app.deploy.trust import (
@@ -31,8 +32,6 @@ trust = typer.Typer(
     help="Which bundles a site runs: those that a key it trusts has signed.",
 )
 
-Folder = Annotated[Path, typer.Argument(metavar="DIR", help="folder of the deployment")]
-Debug = Annotated[bool, typer.Option("--debug", show_default=False, help="show tracebacks")]
 
 _MOST_NAMED = 5
 _LONGEST_NAME = 80
@@ -40,11 +39,11 @@ _LONGEST_NAME = 80
 
 @trust.command()
 def bundle(
-    folder: Folder,
+    folder: words.Folder,
     out: Annotated[
         Path | None, typer.Option("-o", metavar="FILE.fab", help="default: DIR/trust/fl-app-HASH.fab")
     ] = None,
-    debug: Debug = False,
+    debug: words.Debug = False,
 ) -> None:
     """Write the bundle that a run of the installed version sends: all its code, to be read."""
     content = build_bundle()
@@ -64,7 +63,7 @@ def bundle(
 
 @trust.command("sign")
 def sign_(
-    folder: Folder,
+    folder: words.Folder,
     name: Annotated[str, typer.Argument(metavar="NAME", help="of the key, made when it is missing")],
     bundle: Annotated[
         Path | None, typer.Option(metavar="FILE.fab", help="default: the bundle of the installed version")
@@ -73,7 +72,7 @@ def sign_(
         bool, typer.Option("--differing", show_default=False, help="also one that is not the installed version's")
     ] = False,
     pin: Annotated[bool, typer.Option("--pin", show_default=False, help="and have the nodes trust this key")] = False,
-    debug: Debug = False,
+    debug: words.Debug = False,
 ) -> None:
     """Sign a bundle that you have read. The signature goes to the coordinator and is no secret."""
     target = deploy_folder(folder)
@@ -97,9 +96,9 @@ def sign_(
 
 @trust.command("accept")
 def accept_(
-    folder: Folder,
+    folder: words.Folder,
     file: Annotated[list[Path], typer.Argument(metavar="FILE...", help=".pub to trust, .sig to send along")],
-    debug: Debug = False,
+    debug: words.Debug = False,
 ) -> None:
     """At a site: trust the key of a .pub file. At the coordinator: send the signature of a .sig file with every run."""
     target = deploy_folder(folder)
@@ -114,9 +113,9 @@ def accept_(
 
 @trust.command("list")
 def list_(
-    folder: Folder,
-    as_json: Annotated[bool, typer.Option("--json", show_default=False, help="as JSON")] = False,
-    debug: Debug = False,
+    folder: words.Folder,
+    as_json: words.Json = False,
+    debug: words.Debug = False,
 ) -> None:
     """Show the bundle of the installed version, the keys that nodes trust and the signatures that go with runs."""
     target = deploy_folder(folder)

@@ -1,4 +1,4 @@
-"""Words of a command line, taken apart."""
+"""What several commands have in common: their options, and the reading of the words behind these."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,9 +11,19 @@ from flwr.common.config import parse_config_args
 from fl_app.config import RunConfig
 from fl_app.errors import Refused
 
+RunKeys = Annotated[list[str] | None, typer.Option("-c", metavar="KEY=VALUE", help="a key of the run config")]
+Profile = Annotated[str | None, typer.Argument(help="profile of pyproject-flower.toml")]
 Profiles = Annotated[
     Path | None, typer.Option(metavar="DIR", help="folder of a pyproject-flower.toml, such as a deployment's")
 ]
+Engine = Annotated[str, typer.Option(show_default=False, help="flower (default) or inline: one process")]
+Nodes = Annotated[int | None, typer.Option(help="simulated nodes, instead of the profile's number")]
+Out = Annotated[str | None, typer.Option(metavar="DIR", help="folder of the results")]
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="folder of the deployment")]
+ModelFile = Annotated[str, typer.Argument(metavar="MODEL.json", help="model.json of a run, or its folder")]
+Json = Annotated[bool, typer.Option("--json", show_default=False, help="as JSON")]
+Debug = Annotated[bool, typer.Option("--debug", show_default=False, help="show tracebacks")]
+"""Commands take it and do not read it: `fl_app.cli.main`, which prints errors, looks for the word itself."""
 
 
 def pairs(words: list[str]) -> dict[str, str]:
