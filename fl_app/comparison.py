@@ -22,7 +22,7 @@ from fl_app.job import (
     check_engine,
     check_workers,
     inline_grid,
-    settled,
+    located,
 )
 from fl_app.page.comparison import comparison_page
 from fl_app.profiles import Profile
@@ -43,7 +43,7 @@ LONGEST_SLUG = 40
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One run of a comparison that nothing is known to stand against."""
+    """One run of a comparison, whose configuration has been checked."""
 
     configuration: str
     config: RunConfig
@@ -54,7 +54,7 @@ class PlannedRun:
         return RunFolder(Path(self.config.out))
 
     def lines(self) -> list[dict[str, Any]]:
-        """Its rounds.jsonl, as far as it came."""
+        """The lines of its rounds.jsonl, as many as there are."""
         return [report.to_json() for report in self.folder.read_rounds(self.config.rounds)]
 
 
@@ -87,7 +87,7 @@ class Comparison:
 
 
 class Watcher(Protocol):
-    """Is told what happens while it happens."""
+    """Whoever wants to be told of rounds and ends of runs as they happen."""
 
     def round(self, run: PlannedRun, line: Mapping[str, Any]) -> None:
         """A line of a run's rounds.jsonl."""
@@ -126,7 +126,7 @@ def new_comparison(
     for run in runs:
         check_workers(run.config, profile, engine)
     RunFolder(out).create()
-    return Comparison(settled(common, out, caller), tuple(configurations), tuple(runs), profile, engine)
+    return Comparison(located(common, out, caller), tuple(configurations), tuple(runs), profile, engine)
 
 
 def _planned(
@@ -137,7 +137,7 @@ def _planned(
         if forbidden := sorted(set(values) & set(NOT_TO_DIFFER)):
             key = forbidden[0]
             raise Refused(f"{key!r} cannot differ between configurations", f"{key}={values[key]}", NOT_TO_DIFFER[key])
-        config = settled(RunConfig.parse({**common, **values}), out, caller)
+        config = located(RunConfig.parse({**common, **values}), out, caller)
         if out.exists():
             raise Refused("there are results already", str(out), "choose another folder with --out")
         check_config(config, profile)
@@ -156,7 +156,9 @@ def _slug(name: str) -> str:
 
 
 def run_comparison(comparison: Comparison, watcher: Watcher) -> tuple[dict[str, Any], int]:
-    """Play all runs; the content of comparison.json and the exit status. A run that fails does not keep the others.
+    """Play all runs; returns the content of comparison.json and the exit status.
+
+    Where a run fails the others are played all the same.
 
     Raises Refused, with nothing touched, where another run is using the folder.
     """

@@ -25,9 +25,9 @@ from fl_app.assembly import build_dataset, build_strategy, open_data, rules
 from fl_app.config import RunConfig
 from fl_app.errors import Refused, one_line
 from fl_app.own_files import OwnFiles
-from fl_app.policy import Policy, asked_policy
+from fl_app.policy import Policy, checked_policy
 from fl_app.site import check_reading, hosted_clients, own_file, own_ledgers, simulated, state_folder
-from fl_app.variants import named
+from fl_app.variants import variant_entry
 from strategies import wire
 from strategies.base import TooFewClients
 from strategies.roster import Member, Roster
@@ -58,7 +58,7 @@ def answer(config: RunConfig, node_config: Any, question: RecordDict, node: int 
     asked = wire.read_config(question)
     if (asked["wire"], asked["app"]) != (wire.VERSION, __version__):
         return RecordDict({"versions": versions})
-    policy = asked_policy(config, node_config, "enrol", own_ledgers(config, "", node_config))
+    policy = checked_policy(config, node_config, "enrol", own_ledgers(config, "", node_config))
     check_reading(config, node_config)
     own = own_file(node_config)
     if own is not None:
@@ -216,7 +216,7 @@ class Enrolment:
         new = [n for n in sorted(connected) if n not in waiting and self._asked.get(n, 0) < ASKED_AT_MOST]
         agreed = self.design is not None
         declared = eligibility.question(self.design) if self.private and self.design is not None else {}
-        asked = {**VERSIONS, "job": self.job, "agreed": agreed, **named(self.variant), **declared}
+        asked = {**VERSIONS, "job": self.job, "agreed": agreed, **variant_entry(self.variant), **declared}
         config = ConfigRecord(asked)
         messages = [Message(RecordDict({"config": config}), node, QUERY) for node in new]
         delivered = set(grid.push_messages(messages)) if messages else set()

@@ -47,7 +47,7 @@ EXIT_STATUS = {"completed": 0, "failed": 1}
 
 @dataclass(frozen=True)
 class Job:
-    """A run that nothing is known to stand against."""
+    """A run whose configuration has been checked as far as it can be before the start."""
 
     config: RunConfig
     folder: RunFolder
@@ -62,7 +62,7 @@ def new_job(config: RunConfig, profile: Profile, engine: Engine, caller: Path) -
     if config.variants:
         raise Refused("several runs in one", "-c variants=...", "use fl-app compare")
     folder = caller / Path(config.out).expanduser() if config.out else default_folder(config, caller)
-    config = settled(config, folder.resolve(), caller)
+    config = located(config, folder.resolve(), caller)
     clients = check_config(config, profile)
     check_workers(config, profile, engine)
     run_folder = RunFolder(Path(config.out))
@@ -71,8 +71,11 @@ def new_job(config: RunConfig, profile: Profile, engine: Engine, caller: Path) -
     return Job(config, run_folder, profile, engine, clients)
 
 
-def settled(config: RunConfig, out: Path, caller: Path) -> RunConfig:
-    """The configuration with the folder of its results, and file names that mean the same in every process."""
+def located(config: RunConfig, out: Path, caller: Path) -> RunConfig:
+    """The configuration with `out` as the folder of its results, and with absolute paths in place of relative ones.
+
+    Every process of the run then reads the same files, whatever folder it works in.
+    """
     update = {"out": str(out), "data_args": with_absolute_paths("data", config.data, config.data_args, caller)}
     for key in ("init", "schema_"):
         if named := getattr(config, key):
@@ -98,13 +101,13 @@ def resumed_job(path: Path, texts: Mapping[str, str], profile: Profile, engine: 
         raise Refused("nothing left to do", f"--resume {path}", f"raise rounds with -c rounds={config.rounds + 10}")
     config = config.model_copy(update={"out": str(folder.path), "resume": True})
     check_workers(config, profile, engine)
-    with served(folder.path):  # where nobody else does: a deployment's run goes on though nobody waits for it
+    with served(folder.path):  # refused while a ServerApp writes there: a deployed run goes on without its caller
         pass
     return Job(config, folder, profile, engine, check_config(config, profile))
 
 
 def run_job(job: Job, on_line: OnLine) -> tuple[dict[str, Any], int]:
-    """Run it; the summary and the exit status. `on_line` gets every line of rounds.jsonl as it comes.
+    """Run the job; returns its summary and the exit status. `on_line` gets every line of rounds.jsonl as it comes.
 
     Raises Refused, with nothing touched, where another run is using the folder.
     """
@@ -143,9 +146,9 @@ def check_workers(config: RunConfig, profile: Profile, engine: Engine) -> None:
 
 
 def check_config(config: RunConfig, profile: Profile) -> int:
-    """Build what the run will build, where errors still have a person to read them; the number of clients.
+    """Build everything that the run will build, while there is still a person to read the errors.
 
-    Raises Refused.
+    Returns the number of clients, as far as it is known. Raises Refused.
     """
     check_sinks(config.sinks)
     strategy = build_strategy(config)

@@ -2,9 +2,9 @@
 
     node config: policy="policy.toml"
 
-It is read anew for every message. A run that asks for more is declined: the clause is named in the log of the site, and
-the server is told no more than that. A policy that cannot be read declines everything. docs/policy.md says what it is
-worth: the code that reads it is what the coordinator sent.
+The file is read again for every message. A run that asks for more than the policy allows is declined: the log of the
+site names the clause, and the server learns only that the site declined. A policy that cannot be read declines every
+run. The code that enforces it is part of what the coordinator sent: docs/policy.md says what the policy is worth then.
 """
 
 import math
@@ -39,7 +39,10 @@ Groups = dict[tuple[Unit, Relation], list[Release]]
 
 
 class Declined(Exception):
-    """A run that a site does not take part in. `clause` and `detail` are for the site alone."""
+    """The site does not take part in a run, or does not do what a message asks.
+
+    `clause` names the key of the policy, `detail` what was asked; both stay at the site.
+    """
 
     def __init__(self, clause: str, detail: str) -> None:
         super().__init__(one_line(f"{clause}: {detail}"))
@@ -58,7 +61,7 @@ class _Section(BaseModel):
 
 
 class PrivacyDemands(_Section):
-    """Of the promise that a run makes. Any of them demands that it makes one."""
+    """Section [privacy]: what a run has to promise. Any key that is set demands that it makes a promise at all."""
 
     required: bool = False
     units: list[Unit] | None = None
@@ -69,12 +72,12 @@ class PrivacyDemands(_Section):
 
     @property
     def delta(self) -> float:
-        """At which epsilon is meant."""
+        """The delta at which the epsilons of this section are meant."""
         return USUAL_DELTA if self.max_delta is None else self.max_delta
 
     @property
     def first_demand(self) -> str | None:
-        """The first key that demands a promise."""
+        """The first key that demands a promise of privacy; None where no key does."""
         demands = {
             "required": self.required,
             "units": self.units is not None,
@@ -93,7 +96,10 @@ class PrivacyDemands(_Section):
 
 
 class Allowed(_Section):
-    """What a run may name. None: all that is built in, and what `modules` hold."""
+    """Section [allow]: which tasks and strategies a run may name.
+
+    Where a list is None, all that is built in and whatever the Python modules in `modules` define.
+    """
 
     tasks: list[str] | None = None
     strategies: list[str] | None = None
@@ -113,7 +119,10 @@ class Allowed(_Section):
 
 
 class Released(_Section):
-    """What may leave the site besides the updates of its model, or whether several may be added up."""
+    """Section [release]: what may leave the site besides updates of the model.
+
+    `folding`: updates may leave added up, where the node hosts several clients.
+    """
 
     counts: bool = False
     statistics: bool = False
@@ -131,7 +140,7 @@ class Released(_Section):
 
 
 class Cohort(_Section):
-    """Who has to be there besides."""
+    """Section [cohort]: how many clients have to take part in a round (`minimum`)."""
 
     minimum: Annotated[int, Field(ge=1)] = 1
 
@@ -146,7 +155,7 @@ class Policy(_Section):
 
     @classmethod
     def of(cls, path: Path) -> "Policy":
-        """Of a file. Raises Refused, naming the key and for an unknown one the near match."""
+        """Read a policy.toml. Raises Refused, naming the key that is wrong, and for an unknown key the nearest one."""
         try:
             table = tomllib.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
@@ -159,9 +168,10 @@ class Policy(_Section):
             raise _refusal(error, path) from error
 
     def check_run(self, config: RunConfig, ask: Ask, *, metrics: bool = False) -> ComposedStrategy:
-        """The run's strategy, if the site takes part. Raises Declined. `metrics`: the message asks for them.
+        """Check a run against every clause but those on spent privacy (`check_spending`), and return its strategy.
 
-        What the run names is compared before any of it is imported. What its rounds cost is for `check_spending`.
+        `metrics`: whether the message asks for metrics. The names in the run are compared with the policy before
+        anything that they name is imported. Raises Declined.
         """
         self.check_names(config)
         strategy = build_strategy(config)
@@ -178,8 +188,10 @@ class Policy(_Section):
     def check_spending(
         self, ledgers: SiteLedgers, client: str, protection: Protection, at_hand: tuple[int, Release] | None
     ) -> None:
-        """Whether a client may spend a round and its release on top of all that its ledgers hold; None where it is not
-        known yet what a round costs. Raises Declined.
+        """Check that a client's epsilons stay within the limits with one more release, on top of all in its ledgers.
+
+        `at_hand` is the round and its release; None, at enrolment, where it is not known yet what a round costs. Raises
+        Declined.
         """
         demands = self.privacy
         if demands.max_epsilon is None and demands.max_total_epsilon is None:
@@ -202,7 +214,7 @@ class Policy(_Section):
     # ------------------------------------------------------------------------------------------------ the clauses
 
     def check_names(self, config: RunConfig) -> None:
-        """Whether the site has what the run names, and may import it. Raises Declined."""
+        """Check that everything the run names is built in, or listed in [allow]. Raises Declined."""
         listed = {"task": self.allow.tasks, "strategy": self.allow.strategies}
         clauses = {"task": "allow.tasks", "strategy": "allow.strategies"}
         for kind in IMPORTED_AT_SITES:
@@ -215,7 +227,7 @@ class Policy(_Section):
             self._check_arguments(kind, str(getattr(config, kind)), str(getattr(config, f"{kind}_args")))
 
     def _check_arguments(self, kind: str, name: str, text: str) -> None:
-        """The arguments that name something to be imported."""
+        """Check the arguments that name a Python object, which building the task or strategy would import."""
         given = registry.given(kind, text)
         for argument in registry.arguments(registry.resolve(kind, name)) if given else ():
             value = given.get(argument.name, "")
@@ -250,7 +262,7 @@ class Policy(_Section):
             raise Declined("privacy.max-epsilon", what)
 
     def _check_release(self, config: RunConfig, strategy: ComposedStrategy, ask: Ask, metrics: bool) -> None:
-        """Of a run that promises no privacy; one that does is told none of this (fl_app/eligibility.py)."""
+        """Check [release]. Only for a run that promises no privacy: with a promise none of this leaves the site."""
         may = self.release
         if not may.statistics and not declares_columns(config):
             what = f"standardize={config.standardize}: means and categories come from the rows, unless a schema="
@@ -276,7 +288,7 @@ class Policy(_Section):
     # ------------------------------------------------------------------------------------------------- for people
 
     def demands(self) -> dict[str, Any]:
-        """The keys that are set or denied, as `section.key`; for `fl-app check`."""
+        """Every key with its value, by `section.key`, without those left open; `fl-app check` shows them."""
         found = {
             f"{section}.{key}": value
             for section, keys in self.model_dump(by_alias=True).items()
@@ -301,23 +313,23 @@ def policy_of(node_config: Mapping[str, Any]) -> Policy | None:
         raise Declined("policy", f"nothing is allowed before it is mended: {error}") from error
 
 
-def asked_policy(
+def checked_policy(
     config: RunConfig, node_config: Mapping[str, Any], ask: Ask, ledgers: SiteLedgers | None, metrics: bool = False
 ) -> Policy | None:
-    """The policy of a node, which has nothing against a message of this run; None where there is none.
+    """Check a message of a run against the node's policy, and return that policy; None where the node has none.
 
-    `ledgers` are those of the site, if it keeps any. A site without a policy allows all that is built in; what else a
-    run names is not imported there. Raises Declined.
+    `ask` is what the message asks for, `ledgers` are those of the site, if it keeps any. A site without a policy allows
+    everything that is built in, and imports nothing else that a run names. Raises Declined.
     """
     policy = policy_of(node_config)
     if policy is not None:
-        check_asked(policy, config, node_config, ask, ledgers, metrics)
+        check_message(policy, config, node_config, ask, ledgers, metrics)
     elif "data" in node_config:
         Policy().check_names(config)
     return policy
 
 
-def check_asked(
+def check_message(
     policy: Policy,
     config: RunConfig,
     node_config: Mapping[str, Any],
@@ -325,9 +337,10 @@ def check_asked(
     ledgers: SiteLedgers | None,
     metrics: bool = False,
 ) -> ComposedStrategy:
-    """The strategy of a run that a message belongs to. Raises Declined.
+    """Check a message of a run against a policy, and return the run's strategy. Raises Declined.
 
-    Of the costs of a run only what is known before its first round.
+    Of what the run will cost, only the part that is known before its first round is checked here; `charge` checks each
+    release.
     """
     strategy = policy.check_run(config, ask, metrics=metrics)
     protection = strategy.protection
@@ -340,10 +353,10 @@ def check_asked(
 
 
 def charge(policy: Policy | None, ledgers: SiteLedgers, order: Order, protection: Protection, release: Release) -> None:
-    """Enter a release into the ledgers of an order's clients, unless one of them would spend more than the run promised
-    or the policy allows.
+    """Enter a release into the ledgers of all clients of an order, or of none where one of them would spend more than
+    the run promised or the policy allows.
 
-    Raises Declined, with nothing entered. Messages that come at once are charged one after the other.
+    Raises Declined where it does. A lock keeps two messages at once from being checked against the same ledgers.
     """
     with ledgers.locked():
         for client in order.clients:
@@ -372,7 +385,11 @@ def _check_kept(ledgers: SiteLedgers, client: str, protection: Protection, at_ha
 
 
 def _check_epsilon(clause: str, groups: Groups, most: float, delta: float) -> None:
-    """What protects different units, or in different relations, is added up, each at its part of delta."""
+    """Raise Declined where all releases together exceed epsilon `most` at `delta`.
+
+    Releases that protect different units, or under different neighbouring relations, cannot be composed with one
+    another: delta is shared out between these groups, and their epsilons are added up.
+    """
     spending = {key: releases for key, releases in groups.items() if releases}
     parts = (spent(all_, relation, delta / len(spending)).epsilon for (_, relation), all_ in spending.items())
     total = math.fsum(parts)
@@ -408,7 +425,7 @@ def _known_keys(place: Iterable[str]) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a policy says to a run: `fl-app check` shows it."""
+    """What a policy says to one kind of message of a run. An empty clause: it is allowed."""
 
     clause: str = ""
     detail: str = ""
@@ -417,16 +434,16 @@ class Verdict:
 def verdicts(
     policy: Policy, config: RunConfig, node_config: Mapping[str, Any], ledgers: SiteLedgers | None
 ) -> dict[Ask, Verdict]:
-    """What each message of such a run would be told, if it could be sent. An empty clause: it is allowed."""
+    """The verdict on each kind of message that such a run would send; `fl-app check` shows them."""
     found: dict[Ask, Verdict] = {}
-    asks: tuple[Ask, ...] = ("enrol", "train", "evaluate", "survey")  # what goes for training goes for the means
+    asks: tuple[Ask, ...] = ("enrol", "train", "evaluate", "survey")  # "means" is judged as "train" is
     for ask in asks:
         try:
-            protection = check_asked(policy, config, node_config, ask, ledgers).protection
+            protection = check_message(policy, config, node_config, ask, ledgers).protection
         except Declined as declined:
             found[ask] = Verdict(declined.clause, declined.detail)
         else:
             measures = protection is None or (ask == "evaluate" and protection.metrics is not None)
-            if measures or ask in ("enrol", "train"):  # a promise allows no other measuring
+            if measures or ask in ("enrol", "train"):  # under a promise of privacy no other message measures
                 found[ask] = Verdict()
     return found

@@ -1,4 +1,4 @@
-"""What a node has at hand to work for its clients in one run."""
+"""One node in one run: what the server has told it, and what it works with for its clients."""
 
 import json
 import os
@@ -19,11 +19,11 @@ from fl_app.config import RunConfig
 from fl_app.errors import Refused
 from fl_app.held_model import HeldModel
 from fl_app.own_files import OwnFiles
-from fl_app.policy import Ask, Declined, Policy, asked_policy
+from fl_app.policy import Ask, Declined, Policy, checked_policy
 from fl_app.rows import PreparedRows, prepared_rows
 from fl_app.site_ledger import SiteLedgers
 from fl_app.tensors import params_sha256
-from fl_app.variants import named, variant_config, variant_of
+from fl_app.variants import variant_config, variant_entry, variant_of
 from strategies.base import ComposedStrategy
 from strategies.wire import Order
 from tasks.base import Schema, Task
@@ -33,11 +33,12 @@ from tasks.data.design import Design
 
 @dataclass(frozen=True)
 class Common:
-    """What the server tells every node in every message, since a node may start a new process for each.
+    """What the server repeats in every message of a run, since a node may start a new process for each message.
 
-    `design` is the frozen one of the run. `train_metrics`: clients measure the model they receive. `variant`: which run
-    it is, where several are played in one. `held_sha256`: of the model's arrays that do not travel, which every process
-    has to have by itself; empty where there are none.
+    `job` is the name by which sites know the run. `design` is the one that enrolment came to. `train_metrics`: clients
+    measure the model they receive. `variant` is the run's number where several are played in one. `held_sha256` is the
+    hash of the model's arrays that do not travel, which every process has to make or read itself; empty where there are
+    none.
     """
 
     job: str
@@ -50,7 +51,8 @@ class Common:
         """As a Flower ConfigRecord takes it."""
         design = zlib.compress(json.dumps(self.design.to_json()).encode())
         held = {"held-sha256": self.held_sha256} if self.held_sha256 else {}
-        return {"job": self.job, "train-metrics": self.train_metrics, "design": design, **named(self.variant), **held}
+        told = {"job": self.job, "train-metrics": self.train_metrics, "design": design}
+        return {**told, **variant_entry(self.variant), **held}
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "Common":
@@ -62,7 +64,7 @@ class Common:
 
 @dataclass(frozen=True)
 class Site:
-    """The parts of a run at one node."""
+    """What one node works with in one run. Made anew for every message."""
 
     config: RunConfig
     client: str | None
@@ -80,11 +82,14 @@ class Site:
 
     @classmethod
     def of(cls, context: Context, common: Common, ask: Ask = "train") -> "Site":
-        """From a message's context and what the server sent with it. Raises Declined where the site's policy forbids
-        what is asked, or its files are not those of its enrolment."""
+        """From a message's context and what the server sent with it.
+
+        Raises Declined where the site's policy forbids what the message asks, or the site's files have changed since
+        its client enrolled.
+        """
         config = variant_config(context.run_config, common.variant)
         ledgers, metrics = own_ledgers(config, common.job, context.node_config), common.train_metrics
-        policy = asked_policy(config, context.node_config, ask, ledgers, ask == "train" and metrics)
+        policy = checked_policy(config, context.node_config, ask, ledgers, ask == "train" and metrics)
         check_reading(config, context.node_config)
         strategy, state = build_strategy(config), state_folder(config, context.node_config)
         _check_design(strategy, common.design)
@@ -104,7 +109,7 @@ class Site:
         )
 
     def check_clients(self, order: Order) -> None:
-        """Raises Declined for an order to a client that this node does not have: its ledger would be another's."""
+        """Raises Declined for an order to a client that this node does not host: it would charge another's ledger."""
         if self.client is not None and set(order.clients) != {self.client}:
             raise Declined(
                 "client", f"the order is for {len(order.clients)} clients, this node has {self.client} alone"
@@ -116,21 +121,25 @@ class Site:
         return self.policy is None or self.policy.release.counts
 
     def folds(self, order: Order) -> bool:
-        """Whether the updates of an order's clients are added up here: where the server asks for it and the site lets
-        it. One client's own is as good as a sum."""
+        """Whether this node adds up the updates of an order's clients.
+
+        The server has to ask for it and the site to allow it; for a single client the site need not, since the sum is
+        then that client's own update.
+        """
         allowed = self.policy is None or self.policy.release.folding or len(order.clients) == 1
         return order.fold and allowed
 
 
 def held_sha256(task: Task) -> str:
-    """Of the arrays that do not travel; empty where there are none."""
+    """The hash of the model's arrays that do not travel; empty where there are none."""
     return params_sha256(task.held_names, task.held) if task.held_names else ""
 
 
 def _task(config: RunConfig, common: Common, node_config: Mapping[str, Any]) -> Task:
-    """The run's task, with the arrays that do not travel. Raises Refused where these are not those of the server.
+    """The run's task, with the model's arrays that do not travel.
 
-    They are of the run's seed or of a file, which at a site only its own node config names.
+    These follow from the run's seed, or are read from the file `init`, which at a site only its node config may name.
+    Raises Refused where they are not the same as the server's.
     """
     task = build_task(config, common.design.schema)
     if not task.held_names:
@@ -169,14 +178,14 @@ def _few(names: tuple[str, ...]) -> str:
 
 
 def check_reading(config: RunConfig, node_config: Mapping[str, Any]) -> None:
-    """Refuse a run that says which files to read here: at a site that is for its own node config to say."""
+    """Raise Refused for a run that names files to read at a site: there only the node config may name them."""
     if own_file(node_config) is None and build_dataset(config).names_files and not simulated():
         remedy = 'start the node with --node-config \'client="NAME" data="FILE.csv" label="COLUMN"\''
         raise Refused("the run names files to read at this site", f"data-args={config.data_args!r}", remedy)
 
 
 def own_file(node_config: Mapping[str, Any]) -> OwnFile | None:
-    """The file that the node's configuration names, if it does. Raises Refused where it says half of it."""
+    """The file of rows that the node config names; None where it names none. Raises Refused for an incomplete one."""
     if "data" not in node_config:
         return None
     missing = [key for key in ("client", "label") if not str(node_config.get(key, ""))]
@@ -210,7 +219,7 @@ def simulated() -> bool:
 
 
 def own_ledgers(config: RunConfig, job: str, node_config: Mapping[str, Any]) -> SiteLedgers | None:
-    """Those of a node with a file of its own, seen from one run; None in a simulation."""
+    """The ledgers of a node with a file of its own, as one run sees them; None in a simulation."""
     return SiteLedgers(state_folder(config, node_config), job) if own_file(node_config) else None
 
 

@@ -66,9 +66,10 @@ class SiteLedgers:
 def cost(unit: Unit, charged: Iterable[tuple[int, Release]]) -> list[Release]:
     """All that a client spent in a run, given the rounds that it took part in and what each released.
 
-    Where a round costs less because nobody knows which clients were drawn, those in which it was not drawn cost as
-    much, up to the last that is known of, if only by its metrics. Rows are drawn by their own client, in the rounds
-    that it takes part in.
+    Where clients are sampled in secret, the lower cost of a round already counts on a client being left out of some
+    rounds. So the rounds in which this client was not drawn cost as much as those in which it was, up to the last round
+    that the site knows of, be it by its metrics alone. Rows are different: a client samples its own rows, and only in
+    the rounds that it takes part in.
     """
     pairs = list(charged)
     drawn = {round_: release for round_, release in pairs if unit == "client" and release.sampling.rate < 1}

@@ -1,7 +1,8 @@
 """Several runs in one start of the engine: one ServerApp plays them one after the other on one grid.
 
-The key `variants` of the run that is submitted holds, for each of its runs, the keys in which that run differs. Every
-node has the list in its run config; the server's messages say by a number which of the runs they belong to.
+One run is submitted. Its key `variants` is a list: for each run that is to be played, the keys in which it differs from
+the one submitted. Every node has the list in its run config, and every message of the server holds the number, counted
+from 0, of the run that it belongs to.
 """
 
 import json
@@ -30,9 +31,9 @@ def differences(common: RunConfig, config: RunConfig) -> dict[str, Any]:
 
 
 def variant_config(run_config: Mapping[str, Any], variant: int | None) -> RunConfig:
-    """The configuration of one of the runs of a run config: the same on the server and on every node.
+    """The configuration of the run with the number `variant`; with None, that of a run that is played alone.
 
-    None is a run that stands alone. Raises Refused, also for a number that is none of the list.
+    The same on the server and on every node. Raises Refused, also for a number that is not in the list.
     """
     if variant is None:
         return RunConfig.parse(run_config)
@@ -43,18 +44,18 @@ def variant_config(run_config: Mapping[str, Any], variant: int | None) -> RunCon
 
 
 def variant_of(message_config: Mapping[str, Any]) -> int | None:
-    """Which of the runs a message belongs to; None for a run that stands alone."""
+    """The number of the run that a message belongs to; None for a run that is played alone."""
     variant = message_config.get(VARIANT)
     return None if variant is None else int(variant)
 
 
-def named(variant: int | None) -> dict[str, int]:
-    """What a message's config says of its run."""
+def variant_entry(variant: int | None) -> dict[str, int]:
+    """The entry of a message's config that names its run; no entry for a run that is played alone."""
     return {} if variant is None else {VARIANT: variant}
 
 
 def play(run_config: Mapping[str, Any], serve: Callable[[RunConfig, int], object]) -> None:
-    """Serve the runs one after the other; one that fails does not keep the others. Raises when any has failed."""
+    """Serve the runs one after the other. Where one fails the others are played all the same, and this raises then."""
     total = len(_variants(str(run_config["variants"])))
     failed = 0
     for number in range(total):
