@@ -1,4 +1,7 @@
-"""From a run configuration to the objects of a run. Server and nodes call the same functions with the same result."""
+"""From a run configuration to the objects of a run: strategy, data, columns, task.
+
+Server and nodes call these functions with the same configuration, and so work with equal objects.
+"""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -31,8 +34,8 @@ Scalar = bool | bytes | float | int | str
 def build_strategy(config: RunConfig, clients: int = 0, noise_multiplier: float = 0.0) -> ComposedStrategy:
     """The strategy, its sampler and its stop rule. Raises Refused.
 
-    `clients` is their number, which the server knows (see `population`) and a node does not; `noise_multiplier` what an
-    earlier part of the run settled on.
+    `clients` is their number, which the server knows (see `population`) and a node does not; `noise_multiplier` is that
+    of the earlier part of a resumed run. 0 = not known.
     """
     stop: StopRule = registry.build("stop", config.stop, config.stop_args)
     basics = Basics(
@@ -60,8 +63,10 @@ def build_strategy(config: RunConfig, clients: int = 0, noise_multiplier: float 
 
 
 def population(config: RunConfig) -> int:
-    """The number of clients as it is known before they enrol: what the run says, or data that can be opened here; 0
-    where only the sites know."""
+    """The number of clients, as it is known before they enrol: from the run, or from data that can be opened here.
+
+    0 where only the sites know it.
+    """
     dataset = build_dataset(config)
     if config.num_clients or (dataset.at_sites and not dataset.names_files):
         return config.num_clients
@@ -69,7 +74,7 @@ def population(config: RunConfig) -> int:
 
 
 def build_dataset(config: RunConfig) -> Dataset:
-    """The data source, not opened. Raises Refused."""
+    """The data source; nothing is read yet. Raises Refused."""
     dataset: Dataset = registry.build("data", config.data, config.data_args)
     return dataset
 
@@ -93,9 +98,9 @@ def split_of(config: RunConfig) -> Split:
 
 @lru_cache(maxsize=4)
 def open_data(config: RunConfig, own: OwnFile | None = None) -> DataSource:
-    """The clients and their rows: the same in every process; at a site with a file of its own, its one client.
+    """The clients and their rows, the same in every process. With `own`, a site's file, the one client of that site.
 
-    Raises Refused where there are none or they cannot be dealt so.
+    Raises Refused where there are no rows, or where they cannot be divided as the run says.
     """
     split, dataset = split_of(config), build_dataset(config)
     if own is not None:
@@ -114,10 +119,10 @@ def open_data(config: RunConfig, own: OwnFile | None = None) -> DataSource:
 
 @lru_cache(maxsize=4)
 def local_design(config: RunConfig) -> Design:
-    """The design that enrolment will come to, from data that can be opened here.
+    """The design that enrolment will come to, made beforehand from data that can be opened here.
 
-    Where the server does not hold them, of the first client alone: columns, but no statistics. Raises Refused, naming
-    the client, where the clients' columns do not go together or their rows cannot be used.
+    Where the server does not hold the rows it is made from the columns of the first client alone, without statistics.
+    Raises Refused, naming the client, where the clients' columns differ or their rows cannot be used.
     """
     design = agreed_beforehand(config, build_strategy(config))
     if design is None:
@@ -168,8 +173,10 @@ def _design_of_rows(config: RunConfig) -> Design:
 
 @lru_cache(maxsize=4)
 def declared_design(config: RunConfig) -> Design | None:
-    """The design as it is known before any row is read: from the run's schema, or from data that declare themselves;
-    None where neither does. Raises Refused for a schema that is none."""
+    """The design as far as it is declared: by the run's schema file, or by a data source that knows its columns.
+
+    None where neither declares it. No row is read. Raises Refused for a file that is no schema.
+    """
     dataset = build_dataset(config)
     if config.schema_:
         try:
@@ -182,8 +189,11 @@ def declared_design(config: RunConfig) -> Design | None:
 
 
 def agreed_beforehand(config: RunConfig, strategy: ComposedStrategy) -> Design | None:
-    """The design where the clients are not to agree on one: as it is declared, for a run that asks for that or promises
-    privacy, which statistics and categories of rows would break. Raises Refused where such a run declares nothing."""
+    """The declared design, for a run whose clients do not agree on one from their rows; None for any other run.
+
+    That is a run which asks for declared columns, or which promises privacy: statistics and categories that come from
+    rows would break the promise. Raises Refused where such a run declares nothing.
+    """
     private = strategy.protection is not None
     if config.standardize == "private" and not private:
         remedy = "use a strategy that does, or standardize=global or declared"
@@ -201,7 +211,10 @@ def agreed_beforehand(config: RunConfig, strategy: ComposedStrategy) -> Design |
 
 @lru_cache(maxsize=4)
 def build_task(config: RunConfig, schema: Schema) -> Task:
-    """The task for these columns. Raises Refused, also for a fit configuration that its clients would refuse."""
+    """The task for these columns, checked against the rest of the run.
+
+    Raises Refused, also for a fit config that its clients would refuse in every round.
+    """
     task: Task = registry.build("task", config.task, config.task_args, schema)
     try:
         task.check_device(config.device)
@@ -234,7 +247,7 @@ def build_task(config: RunConfig, schema: Schema) -> Task:
 
 
 def _check_private(config: RunConfig, protection: Protection, task: Task) -> None:
-    """Refuse what would tell of rows beside the noise."""
+    """Raise Refused for what would let something be known of rows that the noise does not cover."""
     where = f"strategy={config.strategy} promises privacy"
     if config.finetune_epochs:
         what = f"finetune-epochs={config.finetune_epochs} is reported by metrics of each client"
@@ -251,7 +264,7 @@ def _check_private(config: RunConfig, protection: Protection, task: Task) -> Non
 
 
 def _check_noisy_metrics(config: RunConfig, protection: Protection, task: Task) -> None:
-    """Refuse a release of metrics that nothing bounds, or that says nothing."""
+    """Raise Refused where metrics cannot be released under noise: nothing bounds them, or there are no test rows."""
     where = f"noisy-metrics={config.noisy_metrics:g}"
     if not task.metric_ranges:
         remedy = "leave noisy-metrics out, or declare ranges in Task.metric_ranges"
@@ -267,10 +280,10 @@ def _check_noisy_metrics(config: RunConfig, protection: Protection, task: Task) 
 
 
 def measured_at_server(task: Task, config: RunConfig) -> bool:
-    """Whether the server measures the model: it holds test rows, and all of the model.
+    """Whether the server measures the model: it can, where it has test rows and all arrays of the model.
 
-    Where privacy is promised the clients measure nothing, unless under noise, and the server also generates rows that
-    it does not hold.
+    Where privacy is promised the clients measure nothing, unless under noise. The server then also measures on rows
+    that it generates, which in other runs are left to the clients.
     """
     if config.noisy_metrics:
         return False
@@ -280,10 +293,10 @@ def measured_at_server(task: Task, config: RunConfig) -> bool:
 
 
 def begin(task: Task, config: RunConfig, init: str) -> tuple[Task, Arrays]:
-    """The task with the arrays that do not travel, and the params that training starts from.
+    """The task, holding the model's arrays that do not travel, and the params that training starts from.
 
-    Both are the task's own, of the run's seed, or those of the file `init`. It holds all params; the frozen arrays and
-    the personal ones may be left out, these or those as a whole. Raises Refused where it does not fit the task.
+    Both are drawn by the task from the run's seed, or read from the file `init`. That file has to hold all params. It
+    may lack all frozen arrays, or all personal ones; those are then drawn. Raises Refused where it does not fit.
     """
     params, held = task.initial_arrays(config.seed), task.initial_held(config.seed)
     if not init:
@@ -321,7 +334,10 @@ def _check_names(init: str, found: set[str], needed: set[str], known: set[str]) 
 
 
 def _fitting(name: str, array: np.ndarray, expected: np.ndarray, where: str) -> np.ndarray:
-    """The array, if it can stand for the expected one. Counters may come as the integers that they are."""
+    """The array in the dtype of the expected one. Only integers are converted: counters may be stored as such.
+
+    Raises Refused for another shape or dtype, and for values that are not finite.
+    """
     if array.dtype.kind in "iu" and expected.dtype == np.float64 and (array.astype(np.float64) == array).all():
         array = array.astype(np.float64)
     if (array.shape, array.dtype) != (expected.shape, expected.dtype):

@@ -52,7 +52,7 @@ def evaluate(message: Message, context: Context) -> Message:
 
 @app.query("survey")
 def survey(message: Message, context: Context) -> Message:
-    """Measure the final model and what is made of it here, and where asked its curvature."""
+    """Measure the final model, and models made from it here; where asked, send the curvature of the loss as well."""
 
     def content() -> RecordDict:
         asked = wire.read_config(message.content)
@@ -69,7 +69,7 @@ def means(message: Message, context: Context) -> Message:
 
 
 def _work(work: local_round.Work, ask: Ask, message: Message, context: Context) -> RecordDict:
-    """Raises Declined."""
+    """Do what a train, evaluate, survey or means message asks, by the function for it. Raises Declined."""
     site = Site.of(context, Common.of(wire.read_config(message.content)), ask)
     order = wire.read_order(message.content)
     site.check_clients(order)
@@ -84,8 +84,11 @@ def _work(work: local_round.Work, ask: Ask, message: Message, context: Context) 
 
 
 def _reply(message: Message, context: Context, content: Callable[[], RecordDict]) -> Message:
-    """The reply, or an error that says no more than that there was one: Flower would send the exception's text, which
-    may quote data. What cannot be entered into the site's audit log is not done."""
+    """The reply to a message, with its entries in the site's audit log, where the site keeps one.
+
+    An exception becomes an error reply that says no more than that there was one: Flower would send the exception's
+    text, which may quote data. Where the message cannot be entered into the audit log, nothing that it asks is done.
+    """
     try:
         node_log = NodeLog.of(message, context)
         if node_log is None:
@@ -104,7 +107,7 @@ def _reply(message: Message, context: Context, content: Callable[[], RecordDict]
 
 
 def _answered(message: Message, content: Callable[[], RecordDict]) -> tuple[Message, Declined | None]:
-    """The reply; and why it declines, which only this node is told."""
+    """The reply, and the reason where the site declines. The reason is logged here and does not travel."""
     try:
         return Message(content(), reply_to=message), None
     except Declined as declined:

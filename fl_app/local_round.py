@@ -1,7 +1,7 @@
 """One node's part of a round: for each client NumPyClient.fit -> check -> Update -> pipeline -> fold.
 
-A client that fails in any way costs its own update, never its neighbours'. What went wrong in detail is logged here
-and stays here, since it may quote data; only the reason, one of a fixed list, travels.
+A client that fails in any way costs its own update, never that of another client. The details of what went wrong may
+quote data, so they are logged here and stay here; the server is told only a reason, one of a fixed list.
 """
 
 import math
@@ -38,7 +38,8 @@ from strategies.wire import Answer, Order, encoded_bytes
 from strategies.work import Curvature, Delta, LocalWork, check_template, template_of
 from tasks.base import Fit, KeepsState, Task
 
-# A client may take this share of what is left of the round: however many hang, the node answers in time.
+# A client may take at most this share of the time left in the round, so that the node answers in time however many
+# clients hang.
 SHARE_OF_TIME_LEFT = 0.5
 TIME_TO_REPLY = 0.1  # of the round, for the way back
 
@@ -47,22 +48,23 @@ Work = Callable[[Site, Order, Arrays], Answer]
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """What a client's work begins with: the params, what the server sent beside them, and what the client kept.
-
-    personal: the client's own arrays of the model. state: of the strategy's work.
-    """
+    """What a client's work begins with."""
 
     params: Arrays
     beside: Arrays = ()
+    """What the server's optimiser broadcasts with the params."""
     personal: Arrays = ()
+    """The client's own arrays of the model; () where they are as the task begins them."""
     state: Arrays = ()
+    """What the strategy's work at this client kept after its last update that was used."""
 
 
 def train(site: Site, order: Order, params: Arrays, beside: Arrays = ()) -> Answer:
-    """Train the clients of an order from `params`; one folded update, or one of each good client.
+    """Train the clients of an order from `params`.
 
-    `beside` is what the server sent with the params. What a client keeps is its personal arrays, then the work's state,
-    then the pipeline's.
+    The answer holds their sum as one update where the node folds, else one update of each client that gave a good one.
+    The arrays that a client keeps until the next round are stored in one list: its personal arrays, the state of the
+    strategy's work, the state of the pipeline.
     """
     grid, order = FixedPoint(order.fraction_bits), replace(order, fold=site.folds(order))
     used_rounds = dict(zip(order.clients, order.used_rounds, strict=True))
@@ -88,7 +90,7 @@ def train(site: Site, order: Order, params: Arrays, beside: Arrays = ()) -> Answ
         info = Round(order.round, seed, grid, order.public, template)
         update, state = pipeline.encode(update, state[own:], info)
         update = replace(update, payload_bytes=encoded_bytes(update.arrays))
-        if private:  # with the noise nothing else may be sent that rows were counted or measured for
+        if private:  # counts and measurements of rows would go beside the noise
             update = replace(update, num_examples=0, metric_sums={})
         elif not site.tells_counts:
             update = replace(update, num_examples=0)
@@ -108,7 +110,10 @@ def _fit_seed(site: Site, order: Order, client: str) -> int:
 
 
 def _groups(site: Site, order: Order, config: dict[str, Scalar], start: Start) -> Groups | None:
-    """The clients of the order in groups where task and strategy train so: a matter of the configuration alone."""
+    """The clients of the order in groups that are trained at once; None where they are trained one by one.
+
+    Which of the two follows from the configuration alone.
+    """
     task, work = site.task, site.strategy.work
     if work.stateful or task.personal_names or not task.fits_many(config):
         return None
@@ -123,7 +128,10 @@ def _groups(site: Site, order: Order, config: dict[str, Scalar], start: Start) -
 
 
 def evaluate(site: Site, order: Order, params: Arrays) -> Answer:
-    """Measure `params` on the test rows of the clients of an order; metric sums only, or what noise hides."""
+    """Measure `params` on the test rows of an order's clients.
+
+    The updates hold exact metric sums and no arrays; where privacy is promised, a vector of metrics under noise.
+    """
     protection = site.strategy.protection
     if protection is not None and protection.metrics is not None:
         return _evaluate_under_noise(site, order, params, protection)
@@ -139,9 +147,10 @@ def evaluate(site: Site, order: Order, params: Arrays) -> Answer:
 
 
 def survey(site: Site, order: Order, params: Arrays, *, curvature: bool, kinds: tuple[str, ...]) -> Answer:
-    """Measure models of these kinds on the test rows of the clients of an order, and the curvature of their objectives.
+    """Measure models of these kinds on the test rows of an order's clients; with `curvature` also send their Hessians.
 
-    All begin with `params`; what is trained here is measured and forgotten.
+    `kinds` are those of `strategies.survey`. Each model is made from `params`; what is trained here for it is forgotten
+    afterwards.
     """
     _check_may_measure(site)
     asked, info = Curvature(), Round(0, 0, FixedPoint(order.fraction_bits))
@@ -168,14 +177,14 @@ def survey(site: Site, order: Order, params: Arrays, *, curvature: bool, kinds: 
 
 
 def _check_may_measure(site: Site) -> None:
-    """Refuse exact metrics where privacy is promised, whoever asks for them."""
+    """Raise Refused where privacy is promised: exact metrics are then measured for nobody."""
     if site.strategy.protection is not None:
         what = f"strategy={site.config.strategy} promises privacy"
         raise Refused("the server asks for exact metrics", what, "nothing is measured here in such a run")
 
 
 def means(site: Site, order: Order, params: Arrays) -> Answer:
-    """The means of the clients' features, as the run's promise allows. `params` are none."""
+    """The means of the clients' features, under the noise that the run promises. `params` is empty and not used."""
     protection, rows = site.strategy.protection, site.rows
     if protection is None or not protection.means:
         raise Refused("the server asks for means", f"strategy={site.config.strategy}", "this run releases none")
@@ -189,12 +198,12 @@ def means(site: Site, order: Order, params: Arrays) -> Answer:
 
 
 def _evaluate_under_noise(site: Site, order: Order, params: Arrays, protection: Protection) -> Answer:
-    """The clients' part of a release of metrics, as the run's promise allows."""
+    """Metrics of `params` at each client, under the noise that the run promises."""
     asked, personal = PrivateMetrics(protection, site.task.metric_ranges), _personal(site, order)
 
     def contribution(client: str) -> Arrays:
         tests = site.rows.shard(client).test
-        # A task may raise where there are no rows, and that there are none must not show where clients are protected.
+        # Without test rows a task may raise. The client would be dropped, and the server would learn that it has none.
         measured = site.task.measure_rows((*params, *personal(client)), tests) if len(tests) else {}
         return asked.contribution(measured, len(tests))
 
@@ -202,7 +211,7 @@ def _evaluate_under_noise(site: Site, order: Order, params: Arrays, protection: 
 
 
 def _release(site: Site, order: Order, vectors: VectorRelease, contribution: Callable[[str], Arrays]) -> Answer:
-    """A vector of each client of an order, charged to the site's ledgers before any is computed."""
+    """One vector of each client of an order, under noise; the site's ledgers are charged before any is computed."""
     if site.ledgers is not None:
         charge(site.policy, site.ledgers, order, vectors.promise, vectors.release)
     order, pipeline = replace(order, fold=site.folds(order)), vectors.pipeline
@@ -224,8 +233,11 @@ def _collect(
     *,
     secret: bool = False,
 ) -> Answer:
-    """The updates of all clients that give one in time. State is kept only of those: a call that overran and ends
-    later, on the thread it was left on, changes nothing. `secret`: the log must not tell who took part."""
+    """Call `contribute` for each client of an order and collect the updates of those that give one in time.
+
+    `keep` stores the state of these clients alone: a call that overran goes on in the thread that it was left in, and
+    nothing that it computes is used. `secret`: the log must not tell who took part.
+    """
     fold = ExactSum(FixedPoint(order.fraction_bits))
     updates: list[Update] = []
     dropped: list[Dropped] = []
@@ -253,7 +265,7 @@ def _collect(
 
 
 def _share_of_time(deadline: float) -> float:
-    """What the next call may take."""
+    """How many seconds the next call may take."""
     return max(0.0, SHARE_OF_TIME_LEFT * (deadline - time.monotonic()))
 
 
@@ -268,7 +280,10 @@ def _reason(error: Exception) -> DropReason:
 
 
 def _personal(site: Site, order: Order) -> Callable[[str], Arrays]:
-    """The personal arrays of a client after its last used update; none where they are as they begin."""
+    """A function from a client to its personal arrays after its last update that was used.
+
+    It gives () where the arrays are still as the task begins them.
+    """
     used_rounds = dict(zip(order.clients, order.used_rounds, strict=True))
     mine = len(site.task.personal_names)
     return lambda client: site.store.load(client, used_rounds[client])[:mine] if mine else ()
@@ -282,7 +297,7 @@ def _client(site: Site, client: str, personal: Arrays) -> NumPyClient:
 
 
 def _evaluated(site: Site, client: str, config: dict[str, Scalar], model: Start) -> dict[str, Fraction]:
-    """The metric sums of one client's evaluate. Raises InvalidUpdate, or what evaluate raises."""
+    """The metric sums that one client's evaluate returns for a model. Raises InvalidUpdate, or what evaluate raises."""
     returned = _client(site, client, model.personal).evaluate([array.copy() for array in model.params], config)
     if not (isinstance(returned, tuple) and len(returned) == 3):
         raise InvalidUpdate("keys", "evaluate must return (loss, number of examples, metric sums)")
@@ -290,7 +305,7 @@ def _evaluated(site: Site, client: str, config: dict[str, Scalar], model: Start)
 
 
 def _finetuned(site: Site, client: str, start: Start) -> Start:
-    """A model after `finetune-epochs` more of plain training on this client's rows."""
+    """The model after `finetune-epochs` more epochs of plain training on this client's rows."""
     config = finetune_config(site.config, derive_seed(site.config.seed, "finetune", client))
     made = _client(site, client, start.personal)
     returned = made.fit([array.copy() for array in start.params], config)
@@ -301,7 +316,7 @@ def _finetuned(site: Site, client: str, start: Start) -> Start:
 
 
 def _own_arrays(task: Task, client: NumPyClient) -> Arrays:
-    """What fit left as the client's personal arrays. Raises InvalidUpdate."""
+    """The personal arrays that fit has left in the client's `state`. Raises InvalidUpdate."""
     if not task.personal_names:
         return ()
     arrays = tuple(np.asarray(array) for array in cast(KeepsState, client).state)
@@ -312,9 +327,10 @@ def _own_arrays(task: Task, client: NumPyClient) -> Arrays:
 
 
 def _fit(site: Site, client: str, config: dict[str, Scalar], work: LocalWork, start: Start) -> tuple[Update, Arrays]:
-    """Run one client's fit and check all that it returned; the update, and what the client keeps but for the pipeline.
+    """Run one client's fit and check all that it returns.
 
-    Raises InvalidUpdate, or what fit raises.
+    Returns the update, and the arrays that the client keeps, without those of the pipeline. Raises InvalidUpdate, or
+    what fit raises.
     """
     given = work.prepare(start.params, start.beside, start.state)
     made = _client(site, client, start.personal)
@@ -326,7 +342,10 @@ def _fit(site: Site, client: str, config: dict[str, Scalar], work: LocalWork, st
 def _checked(
     site: Site, client: str, config: dict[str, Scalar], work: LocalWork, start: Start, returned: Any
 ) -> tuple[Update, Arrays]:
-    """The update that a client's fit returned, and the work's next state. Raises InvalidUpdate."""
+    """The update that follows from what a client's fit returned, and the next state of the strategy's work.
+
+    Raises InvalidUpdate.
+    """
     if not (isinstance(returned, tuple) and len(returned) == 3):
         raise InvalidUpdate("keys", "fit must return (arrays, number of examples, metrics)")
     arrays, num_examples, metrics = returned
@@ -351,7 +370,7 @@ def _contribution(work: LocalWork, start: Start, returned: Any) -> tuple[Arrays,
 
 
 def _exact(metrics: Any, task: Task) -> dict[str, Fraction]:
-    """The metric sums as exact rationals. Raises InvalidUpdate("metrics") for what no rows can give."""
+    """Metric sums as exact rationals. Raises InvalidUpdate("metrics") for sums that no rows can have."""
     if not isinstance(metrics, Mapping):
         raise InvalidUpdate("metrics", f"metrics of type {type(metrics).__name__}, expected a mapping")
     for name, value in metrics.items():

@@ -61,7 +61,7 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run what the run config says. Raises when the run failed, so that Flower knows it too."""
+    """Run what the run config says. Raises where the run failed, so that Flower marks it as failed too."""
     config = RunConfig.parse(context.run_config)
     if config.variants:
         play(context.run_config, lambda config, variant: serve(grid, config, variant=variant))
@@ -74,8 +74,9 @@ def main(grid: Grid, context: Context) -> None:
 def serve(grid: Grid, config: RunConfig, on_line: OnLine | None = None, variant: int | None = None) -> dict[str, Any]:
     """One run from enrolment to summary.json, which is returned. `config.out` names the folder of its results.
 
-    `on_line` gets the line of each round, as in rounds.jsonl; without it they are logged. `variant` is the run's number
-    where several are played in one. A run that fails writes its summary and the last good model, and then raises.
+    `on_line` is called with each line of rounds.jsonl; without it a line for people is logged for each round. `variant`
+    is the run's number where several are played in one. A run that fails writes its summary and the last good model,
+    and then raises.
     """
     folder = RunFolder(Path(config.out))
     if not config.resume:
@@ -108,7 +109,7 @@ def _served(
 
 
 def _earlier(config: RunConfig, folder: RunFolder) -> Checkpoint:
-    """Where the run broke off. Raises Refused where it is to go on as another one."""
+    """The checkpoint from which a run is resumed. Raises Refused where the configuration is not that of the run."""
     checkpoint = Checkpoint.read(folder.checkpoint)
     told, was = config.values(), checkpoint.config.values()
     changed = [f"{key}={told[key]} (was {was[key]})" for key in told if key not in MAY_CHANGE and told[key] != was[key]]
@@ -128,7 +129,10 @@ class _Run:
     variant: int | None
 
     def play(self) -> tuple[str, Findings]:
-        """Enrol, train, record, look back; the reason for which the run ended, and what was found then."""
+        """Enrol the clients, train, record every round, and look back once training is over.
+
+        Returns the reason for which training ended, and what was found out afterwards.
+        """
         began = time.monotonic()
         config, earlier = self.config, self.earlier
         strategy = settled_strategy(config, self.folder)
@@ -185,7 +189,7 @@ class _Run:
         return result.stop_reason, self._look_back(task, design, result, enrolment.current(self.grid), common)
 
     def _enrolment(self, strategy: ComposedStrategy, job: str) -> Enrolment:
-        """Who may take part, and what is known of the columns before anybody is asked."""
+        """The enrolment, with what is known before any node is asked: the clients' names, and declared columns."""
         config, earlier = self.config, self.earlier
         server_held = build_dataset(config).server_held
         return Enrolment(
@@ -201,7 +205,7 @@ class _Run:
     def _centred(
         self, protection: Protection, design: Design, enrolment: Enrolment, job: str, ledger: Ledger | None
     ) -> Design:
-        """The declared design, with numbers centred at the means that the clients release under noise."""
+        """The declared design, with features centred at their means, which the clients release under noise."""
         config, asked = self.config, PrivateMeans(protection, len(design.numbers))
         if not asked.size:
             return design
@@ -221,7 +225,10 @@ class _Run:
         return centred(design, means.tolist())
 
     def _begin(self, task: Task) -> tuple[Task, Arrays]:
-        """The task with the arrays that do not travel, and the params. The former go into the run's folder."""
+        """The task, holding the model's arrays that do not travel, and the params that training starts from.
+
+        A new run writes the former into its folder; a resumed one reads them there.
+        """
         if self.earlier is None:
             task, params = begin(task, self.config, self.config.init)
             if task.held_names:
@@ -234,7 +241,7 @@ class _Run:
     def _look_back(
         self, task: Task, design: Design, result: RunResult, roster: Roster, common: ConfigRecord
     ) -> Findings:
-        """The last exchange, where it has something to ask, and what can be computed here."""
+        """What is found out after the last round: by one more exchange, where it is needed, and from rows here."""
         config, params = self.config, wire.read_params(RecordDict({"params": result.arrays}))
         kinds = kinds_of_models(task, config)
         private, at_sites = build_strategy(config).protection is not None, build_dataset(config).at_sites
@@ -265,7 +272,10 @@ class _Run:
         return replace(found, coefficients=coefficients(task, config, params, design, seen))
 
     def _record(self, checkpoint: Checkpoint, report: RoundReport) -> None:
-        """The line of a round before its checkpoint takes effect: a resume finds both, or goes back to the round."""
+        """Write a round's line of rounds.jsonl, and then its checkpoint.
+
+        After a crash between the two, a resume plays the round again and cuts off the line.
+        """
         began = time.monotonic()
         prepared = checkpoint.prepare(self.folder.checkpoint)
         spent = time.monotonic() - began

@@ -1,10 +1,10 @@
-"""The one round loop. A strategy is a choice of parts; it overrides nothing here.
+"""The one round loop, of all strategies. A strategy chooses the parts that the loop is made of, and overrides nothing.
 
 configure_train   sampler -> cohort -> orders to the nodes that host it
 Exchange          replies come one by one
 aggregate_train   check -> pipeline.decode_each -> fold -> pipeline.decode_sum -> aggregate -> server optimiser
 evaluation        at the server, or by an exchange with the clients
-RoundReport       -> on_round (report, checkpoint) -> stop rule
+RoundReport       -> stop rule -> on_round (report, checkpoint)
 """
 
 import time
@@ -40,33 +40,33 @@ ATTEMPTS = 2
 
 
 class Diverged(RuntimeError):
-    """A server step that left the real numbers; the params before it are kept."""
+    """The server's step gave a NaN or an infinity. The params before the step are kept."""
 
 
 class TooFewClients(RuntimeError):
-    """A round that had too few good updates twice, or a federation that has too few clients."""
+    """A round had too few good updates twice, or the federation has too few clients."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerState:
-    """All that a run needs to go on after `round` rounds.
-
-    `used_rounds` gives the last round that used an update of each client, where clients keep state; `asked_rounds` the
-    last for which each was drawn, where none may take part too often. `pipeline` is the server's state of the pipeline,
-    `sent` the model that clients had last, where it is not the params.
-    """
+    """All that a run needs to go on after `round` rounds; a checkpoint holds it."""
 
     round: int
     params: Arrays
     optimizer: Arrays
+    """The state of the server optimiser."""
     used_rounds: Mapping[str, int] = field(default_factory=dict)
+    """The last round that used an update of each client. Empty where clients keep no state."""
     pipeline: Arrays = ()
+    """The server's state of the pipeline."""
     sent: Arrays = ()
+    """The model that clients were sent last, where compression on the way down makes it differ from the params."""
     asked_rounds: Mapping[str, int] = field(default_factory=dict)
+    """The last round for which each client was drawn. Empty where the sampler does not need it."""
 
 
 class RosterSource(Protocol):
-    """Knows the clients that can be asked now; enrols nodes that have joined."""
+    """Where the loop gets the clients from that it can ask. Also enrols nodes that have joined since."""
 
     def current(self, grid: Grid) -> Roster:
         """The roster for the next round."""
@@ -76,7 +76,7 @@ Observer = Callable[[RoundReport, ServerState], None]
 
 
 class NodesAsClients:
-    """The roster of a federation without enrolment: every node is one client, named by its id, with one example."""
+    """A roster without enrolment: every node is one client, named by the node's id, with one example."""
 
     def current(self, grid: Grid) -> Roster:
         """All nodes now connected."""
@@ -85,35 +85,40 @@ class NodesAsClients:
 
 @dataclass(frozen=True)
 class Basics:
-    """What every strategy is given, whatever its parts: the run keys that concern the loop.
+    """What every strategy is given, whatever its parts: the keys of the run that concern the loop.
 
-    `clients_per_round` is 0 for all; `over_selection` is the share that is drawn on top of it. `population`, the number
-    of clients, is public where privacy rests on it; 0 where it is not known: at a node. `noise_multiplier` is what an
-    earlier part of the run settled on, which a resumed run keeps; 0 for none. The next four are what clients do in a
-    round, as the run says, where privacy follows from it. `private_means`: those of the features are released before.
-    `noisy_metrics`: the noise multiplier of a release of metrics that clients measure, every `evaluate_every` rounds
-    (0 = at the end); 0 for no such releases.
+    The first five are for the loop itself. From the others follows the noise of strategies that promise privacy.
     """
 
     clients_per_round: int = 0
+    """0 = all."""
     over_selection: float = 0.0
+    """The share of `clients_per_round` that is drawn on top of it."""
     stop: StopRule = field(default_factory=Rounds)
     min_clients: int = 2
     seed: int = 0
     rounds: int = 1
     population: int = 0
+    """The number of clients, which a run that promises privacy publishes. 0 where it is not known, as at a node."""
     noise_multiplier: float = 0.0
+    """That of an earlier part of the run, which a resumed run keeps. 0 = to be computed from the promise."""
     batch_size: int = 0
     min_examples: int = 1
     local_epochs: int = 1
     local_steps: int = 0
     private_means: bool = False
+    """Whether the means of the features are released, with noise, before the first round."""
     noisy_metrics: float = 0.0
+    """The noise multiplier of a release of metrics that clients measure. 0 = no such releases."""
     evaluate_every: int = 0
+    """Rounds between two of these releases; 0 = one at the end."""
 
     @property
     def metrics(self) -> Release | None:
-        """The releases of metrics that the rounds come to; a stop rule may move the last, but adds none."""
+        """All releases of metrics that the planned rounds come to; None for none.
+
+        A run that a stop rule ends earlier makes no more of them than are planned here.
+        """
         if not self.noisy_metrics:
             return None
         count = -(-self.rounds // (self.evaluate_every or self.rounds))
@@ -122,25 +127,26 @@ class Basics:
 
 @dataclass(frozen=True)
 class Setting:
-    """Where a strategy runs.
-
-    `fold`: nodes may add up their clients' updates. `train_metrics`: clients measure the model they receive.
-    `metric_ranges`: of the metrics that they may measure under noise (strategies/private_metrics.py).
-    `client_state`: the model has parts that clients keep, whatever the strategy.
-    `evaluate_every` = 0 evaluates at the end only. `resume` and `history` continue an earlier run. `ledger` is written
-    by a strategy that promises privacy; without one it cannot run.
-    """
+    """What one run of a strategy has around it: the clients, the metrics, and what came before."""
 
     roster: RosterSource = field(default_factory=NodesAsClients)
     metrics: MetricSpec | None = None
+    """Which metric sums clients return. None = they measure nothing."""
     metric_ranges: Ranges = field(default_factory=dict)
+    """The ranges of the metrics that clients measure under noise (strategies/private_metrics.py)."""
     fold: bool = True
+    """Whether nodes may add up their clients' updates."""
     train_metrics: bool = False
+    """Whether clients measure the model that they receive, and send the sums with their updates."""
     client_state: bool = False
+    """Whether the model has arrays that stay at the clients, so that clients keep state whatever the strategy."""
     evaluate_every: int = 0
+    """Rounds between two evaluations; 0 = one at the end."""
     resume: ServerState | None = None
+    """Where an earlier part of the run ended. `history` holds the reports of its rounds."""
     history: Sequence[RoundReport] = ()
     ledger: Ledger | None = None
+    """Where a strategy that promises privacy writes what it spends. Without one it cannot run."""
     on_round: Observer = lambda report, state: None
 
 
@@ -171,8 +177,9 @@ class ComposedStrategy(Strategy):
         sampler: Sampler | None = None,
         downlink: StepCodec | None = None,
     ) -> None:
-        """`sampler` is that of `clients_per_round` unless a promise of privacy asks for one of its own. `downlink`
-        encodes what clients are sent of the model; without one they are sent all of it."""
+        """`sampler` draws the cohorts; without one they are `clients_per_round` clients drawn at random. `downlink`
+        encodes the model on its way to the clients; without one all of it is sent in every round.
+        """
         if aggregator.needs_each and pipeline.seals:
             raise IllegalChain(f"{type(aggregator).__name__} needs every client's update, which the pipeline seals")
         if aggregator.needs_each and pipeline.opens_sum:
@@ -201,6 +208,7 @@ class ComposedStrategy(Strategy):
         self._state = ServerState(0, (), ())
         self._open: OpenRound | None = None
         self._down: Downlink | None = None
+        self._accountant: Accountant | None = None
 
     @property
     def nodes_may_fold(self) -> bool:
@@ -209,12 +217,12 @@ class ComposedStrategy(Strategy):
 
     @property
     def stateful(self) -> bool:
-        """Whether clients keep state of the strategy between rounds: of the work, then of the pipeline."""
+        """Whether the strategy has clients keep state between rounds: for the work or for the pipeline."""
         return self.work.stateful or self.pipeline.stateful
 
     @property
     def protection(self) -> Protection | None:
-        """The promise of privacy that noise in the pipeline, or in the clients' work, keeps."""
+        """The promise of privacy, kept by noise in the pipeline or in the clients' work; None for no promise."""
         return self.pipeline.protection or self.work.protection
 
     # -------------------------------------------------------------------------------------------- the loop
@@ -230,10 +238,11 @@ class ComposedStrategy(Strategy):
         evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
         setting: Setting | None = None,
     ) -> RunResult:
-        """Run rounds until the last one or a stop rule; see Flower's `Strategy.start` for the other arguments.
+        """Run rounds until the last one, or until a stop rule ends the run.
 
-        `timeout` is the deadline of one exchange in seconds. Raises TooFewClients when a round cannot be completed;
-        the last good model is then the one that `on_round` saw last.
+        `timeout` is the deadline of one exchange in seconds; for the other arguments see Flower's `Strategy.start`.
+        Raises TooFewClients when a round cannot be completed; the last good model is then in the state that `on_round`
+        was given last.
         """
         self._setting = setting = setting or Setting()
         self._timeout_s = timeout
@@ -243,7 +252,7 @@ class ComposedStrategy(Strategy):
         self._state = self.first_state(params)
         if (resume := setting.resume) is not None:
             self._state = resume
-        accountant = self._accountant()
+        self._accountant = self._new_accountant()
         result = RunResult(arrays=wire.params_record(self._state.params), history=list(setting.history))
         result.used_rounds = self._state.used_rounds
         train_config, evaluate_config = train_config or ConfigRecord(), evaluate_config or ConfigRecord()
@@ -253,7 +262,7 @@ class ComposedStrategy(Strategy):
             if evaluate_fn is not None:
                 metrics = evaluate_fn(number, result.arrays)
             else:
-                metrics = self._evaluate_on_clients(grid, number, result.arrays, evaluate_config, accountant)
+                metrics = self._evaluate_on_clients(grid, number, result.arrays, evaluate_config)
             self._round.seconds["evaluate"] += time.monotonic() - began
             return _as_metrics(metrics)
 
@@ -263,7 +272,7 @@ class ComposedStrategy(Strategy):
         for number in range(self._state.round + 1, num_rounds + 1):
             began, before = time.monotonic(), self._state.params
             try:
-                train_metrics = self._train(grid, number, result, train_config, accountant)
+                train_metrics = self._train(grid, number, result, train_config)
             except BudgetSpent:
                 result.stop_reason = "budget"
                 break
@@ -273,9 +282,7 @@ class ComposedStrategy(Strategy):
             reason = self.basics.stop([*result.history, report])
             if reason and not due:
                 report = self._report(evaluate(number), train_metrics, change)
-            epsilon = None if accountant is None else accountant.epsilon()
-            seconds = {**report.seconds, "total": time.monotonic() - began}
-            report = replace(report, seconds=seconds, epsilon=epsilon)
+            report = replace(report, seconds={**report.seconds, "total": time.monotonic() - began})
             if report.clipped:
                 who = ", ".join(report.clipped)
                 log(WARNING, "round %d: updates beyond the clip norm, clipped again: %s", number, who)
@@ -287,23 +294,25 @@ class ComposedStrategy(Strategy):
         return result
 
     def first_state(self, params: Arrays) -> ServerState:
-        """What a run begins with."""
+        """The state before round 1, for a run that starts from `params`."""
         return ServerState(0, params, self.server_optimizer.init(params), pipeline=self.pipeline.begin())
 
-    def _accountant(self) -> Accountant | None:
+    def _new_accountant(self) -> Accountant | None:
         if self.protection is None:
             return None
         if self._setting.ledger is None:
             raise ValueError(f"{type(self).__name__} promises privacy: it needs a ledger to write what it spends")
         return Accountant(self.protection, self._setting.ledger)
 
-    def _train(
-        self, grid: Grid, number: int, result: RunResult, config: ConfigRecord, accountant: Accountant | None
-    ) -> Metrics | None:
-        """One round of training, tried once more with the same cohort when too few updates are good."""
+    def _train(self, grid: Grid, number: int, result: RunResult, config: ConfigRecord) -> Metrics | None:
+        """One round of training, tried once more with the same cohort when too few updates are good.
+
+        Returns the metrics that came with the updates. Raises TooFewClients, and BudgetSpent before an attempt that the
+        privacy budget does not pay for.
+        """
         for attempt in range(ATTEMPTS):
-            if accountant is not None:
-                accountant.charge(number, attempt)
+            if self._accountant is not None:
+                self._accountant.charge(number, attempt)
             began = time.monotonic()
             replies = Exchange(grid, self.configure_train(number, result.arrays, config, grid), self._timeout_s)
             now = self._round
@@ -325,10 +334,10 @@ class ComposedStrategy(Strategy):
         )
 
     def _evaluate_on_clients(
-        self, grid: Grid, number: int, arrays: ArrayRecord, config: ConfigRecord, accountant: Accountant | None
+        self, grid: Grid, number: int, arrays: ArrayRecord, config: ConfigRecord
     ) -> MetricRecord | None:
-        if accountant is not None:
-            return self._evaluate_under_noise(grid, number, arrays, config, accountant)
+        if self._accountant is not None:
+            return self._evaluate_under_noise(grid, number, arrays, config, self._accountant)
         if self._setting.metrics is None:
             return None
         replies = Exchange(grid, self.configure_evaluate(number, arrays, config, grid), self._timeout_s)
@@ -339,7 +348,10 @@ class ComposedStrategy(Strategy):
     def _evaluate_under_noise(
         self, grid: Grid, number: int, arrays: ArrayRecord, config: ConfigRecord, accountant: Accountant
     ) -> MetricRecord | None:
-        """None where no such metrics are released, the budget does not pay for them, or no client gave any."""
+        """Metrics that clients measure, released with noise.
+
+        None where the run releases no such metrics, the budget does not pay for them, or no client gave any.
+        """
         if self.protection is None or self.protection.metrics is None:
             return None
         try:
@@ -357,8 +369,11 @@ class ComposedStrategy(Strategy):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """The orders of a round. The cohort is drawn once: a second call for the round asks the same clients, those who
-        are here then, wherever they are."""
+        """The orders of a round, one or more messages to each node that hosts part of its cohort.
+
+        The cohort is drawn once. A second call for the same round asks the same clients again, as far as they are
+        still connected, at whatever node they are by then.
+        """
         if self._open is None or self._open.info.number != server_round:
             self._open = self._draw(server_round, grid)
         else:
@@ -372,7 +387,11 @@ class ComposedStrategy(Strategy):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Fold the replies as they come and take one server step; (None, None) with fewer good ones than needed."""
+        """Fold the replies as they come and take one server step.
+
+        Returns the new params and the metrics that came with the updates; (None, None), with nothing changed, where
+        fewer updates were good than the round needs.
+        """
         now, before = self._round, self._state
         fold, taken = self.aggregator.start(now.info.grid), set[str]()
         for update in now.admit(replies, self._train_metrics, self.work.returns(before.params)):
@@ -458,9 +477,10 @@ class ComposedStrategy(Strategy):
         return OpenRound(roster, cohort, replace(info, public=public), self.pipeline)
 
     def _grid(self, roster: Roster, cohort: Sequence[str]) -> FixedPoint:
-        """The finest one on which the round's sum cannot overflow.
+        """The finest grid on which the round's sum cannot overflow.
 
-        It is announced, so where privacy is promised it may tell neither the size of a secret cohort nor who is here.
+        Clients are told the grid. So where privacy is promised it follows from public numbers alone, and gives away
+        neither the size of a secret cohort nor who is connected.
         """
         if self.protection is None:
             return FixedPoint.for_weight(sum(self.pipeline.max_weight(roster[c].num_examples) for c in cohort))
@@ -476,7 +496,7 @@ class ComposedStrategy(Strategy):
         return Update(tuple(np.zeros(shape, np.int64) for shape, _ in template), (), weight=0, on_grid=True)
 
     def _order(self) -> wire.Order:
-        """The round's order; each node's message names its own clients of it."""
+        """The round's order to all nodes; `OpenRound` makes of it one for each node, with the node's own clients."""
         used = self._state.used_rounds
         return wire.Order(
             round=self._round.info.number,
@@ -512,6 +532,7 @@ class ComposedStrategy(Strategy):
             payload_down=now.payload_down,
             params_change=change,
             seconds=dict(now.seconds),
+            epsilon=None if self._accountant is None else self._accountant.epsilon(),
         )
         if not self.sampler.secret:
             return report

@@ -1,9 +1,10 @@
-"""The model on its way down: clients train from a reconstruction that all can follow in small encoded steps.
+"""Compression of the model on its way down: clients train from a reconstruction, which they follow in encoded steps.
 
-Let x be the server's params and r what clients hold. Before a round the server encodes the step x - r, decodes it as
-everybody else will, and adds it: r <- r + decode(encode(x - r)). What an encoding lost is in the next x - r, which is
-the server's error feedback. All clients of a round train from the same r, whoever missed how many rounds: who holds an
-earlier one is sent the steps since then while they are smaller than the model, else the model.
+Let x be the server's params and r the reconstruction that clients hold. Before a round the server encodes the step
+x - r, decodes it as every node will, and adds it: r <- r + decode(encode(x - r)). What the encoding lost is part of the
+next x - r: this is error feedback at the server. All clients of a round train from the same r, also those that missed
+rounds before: a node that holds an earlier r is sent the steps since then where these are smaller than the model, else
+the model.
 """
 
 import hashlib
@@ -34,9 +35,9 @@ def model_sha256(arrays: Arrays) -> str:
 
 @dataclass(frozen=True)
 class StepCodec:
-    """Encodes and decodes steps. Every transform of the pipeline is opened by itself, and keeps no state.
+    """Encodes and decodes steps by a pipeline, whose transforms can be opened without a sum and keep no state.
 
-    Raises ValueError for a pipeline that does not do for that.
+    Raises ValueError for another pipeline.
     """
 
     pipeline: Pipeline
@@ -66,9 +67,9 @@ class StepCodec:
 
 @dataclass
 class Downlink:
-    """The server's side in one run: the last steps, and who holds the reconstruction of which round.
+    """The server's side in one run: the last steps, and for each node the round whose reconstruction it holds.
 
-    Nothing of it needs to survive a restart: everybody is then sent the model once.
+    Nothing of this has to survive a restart: every node is then sent the model once.
     """
 
     codec: StepCodec
@@ -93,7 +94,7 @@ class Downlink:
         return after
 
     def for_holder(self, holder: int | str) -> Sent:
-        """What a node, or a client as if it had a node of its own, is to be sent in this round."""
+        """What is to be sent in this round to a node (int), or to a client (str) if it had a node of its own."""
         if self._current is None:
             raise RuntimeError("no round has begun: advance comes first")
         held = self._held.get(holder)
@@ -118,8 +119,11 @@ class Downlink:
         return self.for_holder(client).size
 
     def settle(self, following: Iterable[int], lost: Iterable[int], clients: Iterable[str]) -> None:
-        """After the answers: which nodes have the reconstruction of this round, which could not follow, and whose
-        updates were good."""
+        """Note who holds the reconstruction of this round once the answers are in.
+
+        `following` are nodes that have it, `lost` nodes that could not decode it, `clients` those whose updates were
+        good.
+        """
         if self._current is None:
             raise RuntimeError("no round has begun: advance comes first")
         self._held.update(dict.fromkeys((*following, *clients), self._current.round))
@@ -128,10 +132,10 @@ class Downlink:
 
 
 def follow(codec: StepCodec, sent: Sent, held: Arrays, held_round: int) -> Arrays:
-    """The client's side: the reconstruction of `sent.round`, from the model or from what is held.
+    """The node's side: the reconstruction of `sent.round`, from a whole model or by steps from the one that it holds.
 
-    A node that is further than the server knows, since its reply was lost, skips the steps it has taken. Raises
-    InvalidUpdate("decode") where the steps do not lead from what is held to what was meant.
+    A node may be further than the server knows, where its reply was lost; it then skips the steps that it has taken.
+    Raises InvalidUpdate("decode") where the steps do not lead to the model that the server meant.
     """
     model = sent.model
     if not model:

@@ -12,18 +12,18 @@ from strategies.wire import message_bytes
 UNDELIVERED, LATE, MISMATCHED = 1_001, 1_002, 1_003  # our own error codes; Flower's are below 1,000
 
 SHORTEST_POLL_S, LONGEST_POLL_S = 0.005, 0.5
-# Of the time that is waited. In a deployment asking takes some, and nodes beside need the cores; and who asks while a
-# reply is on its way is kept for a second, since Flower hands over what is there and looks for the rest only then.
+# At most this share of the waiting time is spent on asking for replies. In a deployment asking takes time, and nodes on
+# the same machine need the cores. And Flower keeps whoever asks while a reply is on its way waiting for a second.
 ASKING_SHARE = 0.05
 
 
 class Exchange:
     """Sends messages and iterates over exactly one reply to each.
 
-    A node has one message in flight at a time, since two would race on its context; its next message goes out when
-    the reply to the one before is in. What cannot be delivered, fails, or is not answered within `timeout_s` yields
-    an error reply. Every reply has the group id of its message, so that `group_id` tells the two apart from others.
-    Replies are handed over one by one and never collected.
+    A node has one message in flight at a time, since two would race on its context: its next message is sent when the
+    reply to the one before has come. A message that cannot be delivered, fails, or is not answered within `timeout_s`
+    yields an error reply. A reply has the `group_id` of the message that it answers. Replies are handed over one by one
+    and never collected, so that only one is in memory.
     """
 
     def __init__(self, grid: Grid, messages: Iterable[Message], timeout_s: float) -> None:

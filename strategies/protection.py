@@ -1,7 +1,7 @@
 """What a strategy promises of differential privacy, and the noise that keeps the promise.
 
-One object says it all: the step that adds noise asks it how much, the round loop asks it what a round costs, and the
-report reads it. So what is claimed cannot differ from what is done.
+Both come from one object: the transform that adds noise asks it how much, the round loop asks it what a round costs,
+and the report reads from it what was promised. So what is claimed cannot differ from what is done.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,12 +14,13 @@ from privacy.accounting import Relation, Release, Sampling, Spent, Unit, calibra
 
 MEANS = "means of the features"
 MEANS_SHARE = 0.1
-"""Of the budget, what the means of the features take where they are asked for (`strategies.private_means`)."""
+"""The share of the budget that goes to the means of the features, where they are released
+(`strategies.private_means`)."""
 
 METRICS = "metrics on test rows"
 
 BESIDE = (MEANS, METRICS)
-"""What is released besides the rounds of training."""
+"""The releases that are made besides those of the rounds of training."""
 
 
 @dataclass(frozen=True)
@@ -45,40 +46,52 @@ class Promise:
 
 @dataclass(frozen=True)
 class Protection:
-    """Gaussian noise on something that one unit can move no further than a bound, round after round.
+    """Gaussian noise, round after round, on something that one unit can move no further than a bound.
 
-    unit: what is protected, with all that belongs to it. relation: which federations are neighbours. mechanism: in
-    words. clip_norm: the L2 norm to which a unit's contribution is clipped, None where it is adapted. sampling: how a
-    unit comes into a release. rounds: how many are planned. by_clients: they add the noise, not the server. per_round:
-    releases of one unit in a round, at most. every: so many rounds together cost what one does.
-    means: before the rounds those of the features are released, for MEANS_SHARE of the target. metrics: what is planned
-    of releases of metrics, with a noise of their own (`strategies.private_metrics`); None for none.
+    The noise multiplier is the promise's, if it names one; else the smallest that keeps all planned releases within the
+    target epsilon. Where the promise names both, the target is a budget, which ends the run before the round that would
+    exceed it.
 
-    The noise is the promise's multiplier, else as little as keeps all that is planned within its target. It is computed
-    when first asked for: nodes ask only where clients add it, and only other nodes may have no `sampling`. Where target
-    and multiplier are given the target is a budget, which ends the run before the round that would exceed it.
+    The multiplier is computed when it is first asked for. The server knows the sampling, and can compute it; a node
+    does where clients add the noise, and else need not, so that its `sampling` may be None.
     """
 
     unit: Unit
+    """What is protected: a client with all its rows, or a single row."""
     relation: Relation
+    """Which federations are neighbours: one unit more or less, or one replaced by another."""
     mechanism: str
+    """In words, for privacy.json."""
     promise: Promise
     clip_norm: float | None
+    """The L2 norm to which one unit's contribution is clipped; None where the run adapts it."""
     sampling: Sampling | None
+    """How units are drawn for a release."""
     rounds: int
+    """How many are planned."""
     by_clients: bool = False
+    """Whether the clients add the noise, and not the server."""
     per_round: int = 1
+    """How many releases of one unit a round makes at most."""
     every: int = 1
+    """So many rounds together cost as much as one release does."""
     means: bool = False
+    """Whether the means of the features are released before the first round, for MEANS_SHARE of the target."""
     metrics: Release | None = None
+    """All planned releases of metrics, which have a noise of their own (`strategies.private_metrics`)."""
     what: str = "sum of updates"
+    """What a round releases, in words."""
     trust: tuple[str, ...] = ()
+    """Whom one has to trust, in sentences for privacy.json."""
     not_covered: tuple[str, ...] = ()
+    """What this promise does not cover, likewise."""
 
     @cached_property
     def noise_multiplier(self) -> float:
-        """The noise's standard deviation over the bound on what one unit contributes. Raises ValueError where no noise
-        reaches the target."""
+        """The standard deviation of the noise, divided by the bound on what one unit contributes.
+
+        Raises ValueError where no noise reaches the target.
+        """
         if self.promise.noise_multiplier:
             return self.promise.noise_multiplier
         count = self.per_round * -(-self.rounds // self.every)
@@ -95,27 +108,30 @@ class Protection:
 
     @property
     def beside(self) -> list[Release]:
-        """What is planned of releases besides those of the rounds."""
+        """All planned releases besides those of the rounds."""
         means = [Release(MEANS, self.means_noise, Sampling("none"))] if self.means else []
         return means + ([self.metrics] if self.metrics else [])
 
     @cached_property
     def means_noise(self) -> float:
-        """The same of the noise on the means: as in a round where that is given, else what their share of the target
-        needs, which is counted in squares of noise multipliers."""
+        """The noise multiplier of the means of the features.
+
+        The promise's, if it names no target; else the one that spends MEANS_SHARE of the target, where the cost of a
+        release is taken to be 1 / multiplier^2.
+        """
         if self.promise.noise_multiplier and not self.promise.target_epsilon:
             return self.promise.noise_multiplier
         once = calibrate(self.promise.target_epsilon, self.promise.delta, self.relation, Sampling("none"), 1)
         return once / sqrt(MEANS_SHARE)
 
     def charge(self, nth: int) -> Release | None:
-        """What the nth round since training began here releases; None where it is paid for already."""
+        """What the nth round releases, counted from the start or the last resume; None where it is paid for already."""
         if (nth - 1) % self.every:
             return None
         return Release(self.what, self.noise_multiplier, self._known_sampling, self.per_round)
 
     def check_budget(self) -> None:
-        """Raises ValueError where the target does not pay for what comes first: the means, and one round."""
+        """Raises ValueError where the target does not even pay for the means of the features and one round."""
         target, noise = self.promise.target_epsilon, self.promise.noise_multiplier
         if not (target and noise):
             return
@@ -135,7 +151,7 @@ class Protection:
         return self.sampling
 
     def announce(self) -> dict[str, float | int | str]:
-        """What the server tells the nodes of a release, which they enter into ledgers of their own."""
+        """What the server tells the nodes about a round's release, for the ledgers that sites keep."""
         sampling = self._known_sampling
         return {
             "privacy.noise-multiplier": self.noise_multiplier,
@@ -146,9 +162,10 @@ class Protection:
         }
 
     def announced(self, public: Mapping[str, Any]) -> Release:
-        """What one client releases in a round in which it takes part: what it does itself, else as it was announced.
+        """What one client releases in a round that it takes part in, as its site enters it into its ledger.
 
-        Raises ValueError for an announcement that is none.
+        A client that adds the noise itself knows; else it follows from `public`, what the server announced. Raises
+        ValueError where that is missing or malformed.
         """
         if self.by_clients:
             return Release(self.what, self.noise_multiplier, self._known_sampling, self.per_round)
@@ -160,7 +177,7 @@ class Protection:
             raise ValueError("the server does not say what a round costs: install the same version on both") from error
 
     def terms(self) -> dict[str, Any]:
-        """All that the noise follows from, in what JSON can hold: a run can be resumed only where it is the same."""
+        """All that the noise follows from, as JSON. A run can be resumed only where it is unchanged."""
         return {
             "mechanism": self.mechanism,
             "clip_norm": self.clip_norm,
@@ -179,7 +196,7 @@ class Ledger(Protocol):
 
     @property
     def releases(self) -> Sequence[Release]:
-        """All, also those of earlier parts of the run."""
+        """All releases, those of earlier parts of the run included."""
 
     def append(self, round_: int, attempt: int, *releases: Release) -> None:
         """Enter what is about to be released. When this returns the entry would survive a crash."""
@@ -197,8 +214,11 @@ class Accountant:
         self._charged = 0
 
     def charge(self, round: int, attempt: int) -> None:
-        """Enter what an attempt at a round is going to release. Raises BudgetSpent, and enters nothing, where that is
-        too much. An attempt after the first, 0, releases something new only where it is clients that add noise."""
+        """Enter what an attempt (0, 1, ...) at a round is going to release.
+
+        A second attempt releases something new only where clients add the noise; else nothing is entered. Raises
+        BudgetSpent, and enters nothing, where the release would exceed the target.
+        """
         if attempt and not self._protection.by_clients:
             return
         self._charged += 1
@@ -207,8 +227,10 @@ class Accountant:
             self._enter(round, attempt, release)
 
     def charge_metrics(self, round: int) -> None:
-        """Enter a release of the metrics after a round. Raises BudgetSpent, and enters nothing, where that is too
-        much."""
+        """Enter a release of metrics after a round.
+
+        Raises BudgetSpent, and enters nothing, where the release would exceed the target.
+        """
         if self._protection.metrics is None:
             raise ValueError("this run releases no metrics: set noisy-metrics")
         self._enter(round, 0, replace(self._protection.metrics, count=1))
@@ -220,7 +242,7 @@ class Accountant:
         self._ledger.append(round, attempt, release)
 
     def epsilon(self) -> float:
-        """Of all that the ledger holds."""
+        """The epsilon of all that the ledger holds."""
         return self._spent(self._ledger.releases).epsilon
 
     def _spent(self, releases: Sequence[Release]) -> Spent:

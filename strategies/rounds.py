@@ -1,4 +1,4 @@
-"""A round in progress: what was asked of whom, and which of the answers may enter the sum."""
+"""A round in progress: which clients were asked for what, and which of their answers may enter the sum."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -34,17 +34,17 @@ ERROR_REASONS: Mapping[int, DropReason] = {
 
 
 class Broadcast(Protocol):
-    """The model of a round as it is sent."""
+    """The model of a round, in the form in which it is sent to nodes."""
 
     def records(self, node: int) -> wire.ModelRecords:
-        """For the messages to a node."""
+        """The records that hold the model in messages to this node."""
 
     def bytes_for(self, client: str) -> int:
-        """How many bytes of it a client takes, as if it had a node of its own."""
+        """How many bytes the model would take if this client had a node of its own."""
 
 
 class Plain:
-    """The same params for everybody."""
+    """The params themselves, the same for every node."""
 
     def __init__(self, params: ArrayRecord) -> None:
         self._params, self._bytes = params, wire.record_bytes(params)
@@ -60,7 +60,7 @@ class Plain:
 
 @dataclass
 class OpenRound:
-    """One round from the drawing of its cohort to its report. Counts cover all attempts and the evaluation."""
+    """One round, from the drawing of its cohort to its report. Bytes and seconds are of all attempts and evaluation."""
 
     roster: Roster
     cohort: tuple[str, ...]
@@ -75,9 +75,9 @@ class OpenRound:
     payload_down: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("send", "wait", "fold", "evaluate"), 0.0))
     clipped: set[str] = field(default_factory=set)  # clients whose updates were longer than honest ones can be
-    left_out: set[str] = field(default_factory=set)  # clients whose good updates the aggregate does without
-    following: set[int] = field(default_factory=set)  # nodes that answered with the model of this round
-    lost: set[int] = field(default_factory=set)  # nodes that could not make it of what they were sent
+    left_out: set[str] = field(default_factory=set)  # clients whose good updates the aggregator did not use
+    following: set[int] = field(default_factory=set)  # nodes that have decoded the model of this round
+    lost: set[int] = field(default_factory=set)  # nodes that could not decode it
     _asked: dict[str, tuple[str, ...]] = field(default_factory=dict)  # group id of a message -> its clients
     _nodes: dict[str, int] = field(default_factory=dict)  # group id of a message -> its node
     _answered: set[str] = field(default_factory=set)
@@ -85,11 +85,11 @@ class OpenRound:
 
     @property
     def roster_weight(self) -> int:
-        """The most that the clients of the roster weigh together."""
+        """The largest weight that all clients of the roster together can have."""
         return sum(self.pipeline.max_weight(self.roster[client].num_examples) for client in self.roster.clients)
 
     def failures(self) -> tuple[Dropped, ...]:
-        """The clients that gave nothing good in the exchange just held."""
+        """The clients that gave no good update in the last exchange, and why."""
         return tuple(Dropped(client, reason) for client, reason in sorted(self._failed.items()))
 
     # ---------------------------------------------------------------------------------------------- orders
@@ -97,24 +97,30 @@ class OpenRound:
     def ask_train(
         self, model: Broadcast, config: ConfigRecord, order: wire.Order, returned: Template, beside: ArrayRecord
     ) -> list[Message]:
-        """Messages for the cohort: one a node, or waves of bounded size where nodes may not fold."""
+        """Messages for the cohort: one to each node, or several (waves) where the replies cannot be folded.
+
+        `returned`: shapes and dtypes of the arrays that fit returns. `beside`: what is sent with the model.
+        """
         return self._ask("train", self.cohort, model, config, order, returned, beside)
 
     def ask_survey(
         self, params: ArrayRecord, config: ConfigRecord, order: wire.Order, returned: Template
     ) -> list[Message]:
-        """The same for the last exchange of a run (strategies/survey.py)."""
+        """Likewise for the last exchange of a run (strategies/survey.py)."""
         return self._ask("query.survey", self.cohort, Plain(params), config, order, returned)
 
     def ask_means(self, config: ConfigRecord, order: wire.Order, returned: Template) -> list[Message]:
-        """The same for the means of the features, before the first round (strategies/private_means.py)."""
+        """Likewise for the means of the features, before the first round (strategies/private_means.py)."""
         nothing = Plain(wire.params_record(()))
         return self._ask("query.means", self.cohort, nothing, config, order, returned)
 
     def ask_evaluate(
         self, params: ArrayRecord, config: ConfigRecord, order: wire.Order, returned: Template = ()
     ) -> list[Message]:
-        """One message a node, for all clients of the roster. `returned`: arrays, where it is not metric sums."""
+        """One message to each node, for all clients of the roster.
+
+        `returned`: shapes and dtypes of the arrays that come back; () where it is metric sums alone.
+        """
         return self._ask("evaluate", self.roster.clients, Plain(params), config, order, returned)
 
     def _ask(
@@ -154,8 +160,10 @@ class OpenRound:
         return messages
 
     def _wave(self, hosted: int, order: wire.Order, returned: Template) -> tuple[int, bool]:
-        """How many of a node's clients a message asks for, and whether the node is to add up their updates: where it
-        may, and the sum is not larger than what they would send one by one, encoded."""
+        """For how many of a node's clients one message asks, and whether the node is to add up their updates.
+
+        It is to where it may, and where the sum takes no more bytes than the clients' encoded updates one by one.
+        """
         each = template_bytes(self.pipeline.encodes(returned)) if returned else 0
         summed = template_bytes(on_grid(self.pipeline.opened(returned))) if returned else 0
         if not returned or (order.fold and summed <= hosted * each):
@@ -167,10 +175,10 @@ class OpenRound:
     def admit(
         self, replies: Iterable[Message], metrics: MetricSpec | None, returned: Template = ()
     ) -> Iterator[Update]:
-        """The updates that were asked for and are well formed; everything else is dropped with its reason.
+        """The updates that were asked for and are well formed, opened as far as each can be opened by itself.
 
-        `metrics`: those that have to come with them. Without `returned` the replies are evaluations: metric sums and no
-        arrays.
+        The clients of all others are dropped, with a reason. `metrics`: the sums that have to come with an update.
+        `returned`: as it was asked with; without it the replies are evaluations, which hold metric sums and no arrays.
         """
         for reply in replies:
             asked = self._asked[reply.metadata.group_id]
@@ -188,7 +196,7 @@ class OpenRound:
                     self._drop([dropped.client], dropped.reason)
             for update in answer.updates:
                 members = set(update.clients)
-                # An update that speaks for clients it was not asked for, or twice, is nobody's.
+                # An update of a client that was not asked, has answered already or is named twice is not used.
                 if members and len(members) == len(update.clients) and members <= set(asked) - self._answered:
                     self._answered |= members
                     with self.dropping(update):
@@ -196,17 +204,17 @@ class OpenRound:
             self._drop(set(asked) - self._answered, "keys")
 
     def close(self) -> None:
-        """Nobody is waited for any more: who was asked and has not answered is late, whatever comes afterwards."""
+        """Stop waiting: every client that was asked and has not answered by now is dropped as late."""
         self._drop({client for asked in self._asked.values() for client in asked} - self._answered, "late")
 
     def _note(self, group: str, asked: Sequence[str], answer: wire.Answer) -> None:
-        """Whether the node had the model. One that did not says so of all its clients."""
+        """Note whether the node could decode the model: one that could not says so of every client in its order."""
         undecoded = {dropped.client for dropped in answer.dropped if dropped.reason == "decode"}
         (self.lost if undecoded >= set(asked) else self.following).add(self._nodes[group])
 
     @contextmanager
     def dropping(self, update: Update) -> Iterator[None]:
-        """Turns an InvalidUpdate inside the block into a note of who was dropped and why."""
+        """Turns an InvalidUpdate inside the block into dropping the clients of `update`."""
         try:
             yield
         except InvalidUpdate as error:
@@ -245,13 +253,13 @@ class OpenRound:
         return held
 
     def count_bytes(self, replies: Exchange) -> None:
-        """Enter what an exchange sent and received."""
+        """Add the bytes that an exchange has sent and received."""
         self.bytes_up += replies.bytes_up
         self.bytes_down += replies.bytes_down
 
 
 def check_metrics(sums: Mapping[str, Fraction], expected: MetricSpec | None) -> None:
-    """Raises InvalidUpdate("metrics") for sums of other names, or that no rows can have."""
+    """Raises InvalidUpdate("metrics") for sums of other names than expected, and for values that no rows can have."""
     names = expected.metric_names if expected else ()
     if set(sums) != set(names):
         raise InvalidUpdate("metrics", f"metric sums {', '.join(sorted(sums))}, expected {', '.join(sorted(names))}")
@@ -265,12 +273,12 @@ def check_metrics(sums: Mapping[str, Fraction], expected: MetricSpec | None) -> 
 
 
 def template_bytes(template: Template) -> int:
-    """The bytes of arrays with this template on the wire."""
+    """How many bytes arrays with these shapes and dtypes take on the wire."""
     return wire.encoded_bytes(tuple(np.broadcast_to(np.zeros((), dtype), shape) for shape, dtype in template))
 
 
 def on_grid(template: Template) -> Template:
-    """The template of a sum of arrays with this template."""
+    """Shapes and dtypes of an exact sum of arrays that have these."""
     return tuple((shape, np.dtype(np.int64)) for shape, _ in template)
 
 

@@ -83,7 +83,7 @@ class Transform(ABC):  # noqa: B024  (every method has a meaningful default: the
         return state
 
     def announce(self, state: Arrays, round: Round) -> Public:
-        """Public material that the server sends to every client of the round; `state` is the server's."""
+        """What the server tells every client of the round in the clear; `state` is the server's."""
         return {}
 
     def encodes(self, template: Template) -> Template:
@@ -102,15 +102,15 @@ class Transform(ABC):  # noqa: B024  (every method has a meaningful default: the
         return update
 
     def limit(self, update: Update, round: Round) -> Update:
-        """What the server lets into the sum of what it received, one client's update or a fold of several.
+        """What of a received update, one client's or a sum of several, the server lets into the round's sum.
 
-        Here the bound that `encode` keeps at an honest client is kept again. The arrays are those that `decode_sum`
-        gets summed. Raises InvalidUpdate for what cannot be mended.
+        A step whose `encode` keeps a bound at honest clients enforces it here again, for all. The arrays are those
+        whose sum `decode_sum` gets. Raises InvalidUpdate where the update cannot be brought within the bound.
         """
         return update
 
     def exceeds(self, update: Update, round: Round) -> bool:
-        """Whether what came is beyond what `encode` leaves at honest clients, so that `limit` has changed it."""
+        """Whether an update that came is beyond the bound of honest clients, so that `limit` has to change it."""
         return False
 
     def decode_sum(self, total: Update, state: Arrays, round: Round) -> tuple[Update, Arrays]:
@@ -118,11 +118,11 @@ class Transform(ABC):  # noqa: B024  (every method has a meaningful default: the
         return total, state
 
     def settle(self, params: Arrays, state: Arrays, round: Round) -> tuple[Arrays, Arrays]:
-        """The params after the server's step as they are to be, and the server's next state."""
+        """Change the params after the server's step, as pruning does; and the server's next state."""
         return params, state
 
     def headroom(self) -> float:
-        """How far `decode_sum` may move an element of the sum: the grid of the sum leaves room for it."""
+        """How far `decode_sum` may move an element of the sum, by noise. The grid of the sum leaves room for it."""
         return 0.0
 
     def max_weight(self, num_examples: int, before: int) -> int:
@@ -138,16 +138,16 @@ class Transform(ABC):  # noqa: B024  (every method has a meaningful default: the
         return None
 
     def chooses(self) -> bool:
-        """Whether only some coordinates of an update are sent."""
+        """Whether it sends some coordinates of an update only."""
         return False
 
     def tells_length(self) -> bool:
-        """Whether what it sends is longer or shorter by what it holds."""
+        """Whether the length of what it sends depends on the values in it, and so tells something of them."""
         return False
 
 
 class IllegalChain(ValueError):
-    """A chain of transforms that cannot be right in this order."""
+    """Transforms, or other parts of a strategy, that cannot work together in this order."""
 
 
 @dataclass(frozen=True)
@@ -158,12 +158,12 @@ class Pipeline:
 
     @property
     def gives(self) -> Domain:
-        """What travels."""
+        """What the arrays that travel are."""
         return self.transforms[-1].gives if self.transforms else Domain.REAL
 
     @property
     def sensitivity(self) -> float | None:
-        """What one client may move the sum by, where a step adds noise to it; None where none does."""
+        """By how much (L2) one client may move the sum, where a step adds noise to the sum; None where none does."""
         noisy = (t.privacy_event() for t in self.transforms if t.opens is Opens.SUM)
         return next((event.sensitivity for event in noisy if event is not None), None)
 
@@ -180,7 +180,7 @@ class Pipeline:
 
     @property
     def opens_sum(self) -> bool:
-        """Whether a step undoes on the sum what it did to each update: these are then not contributions yet."""
+        """Whether a step is undone on the sum only: a single update, as it is received, is then no contribution yet."""
         return any(type(t).decode_sum is not Transform.decode_sum for t in self.transforms[: self._first_each])
 
     @property
@@ -190,7 +190,7 @@ class Pipeline:
 
     @property
     def _first_each(self) -> int:
-        """From here to the right everything is opened reply by reply; to the left, on the sum."""
+        """The index of the first transform that is opened reply by reply; those to its left are opened on the sum."""
         each = (i for i, t in enumerate(self.transforms) if t.opens is Opens.EACH)
         return next(each, len(self.transforms))
 
@@ -246,8 +246,10 @@ class Pipeline:
         return update
 
     def exceeds(self, update: Update, round: Round) -> bool:
-        """Whether an update is beyond what honest clients send. Never where steps are opened reply by reply: such a
-        code may lengthen what honest clients have clipped."""
+        """Whether an update is longer than honest clients' can be.
+
+        Always False where a step is opened reply by reply: a lossy code may lengthen what an honest client has clipped.
+        """
         return self._first_each == len(self.transforms) and any(t.exceeds(update, round) for t in self.transforms)
 
     def decode_sum(self, total: Update, state: Arrays, round: Round) -> tuple[Update, Arrays]:
@@ -259,7 +261,7 @@ class Pipeline:
         return total, tuple(array for own in states for array in own)
 
     def settle(self, params: Arrays, state: Arrays, round: Round) -> tuple[Arrays, Arrays]:
-        """The params after the server's step as the steps want them, left to right, and the server's next state."""
+        """The params after the server's step, changed by each step from left to right; and the server's next state."""
         states = self._server_states(state)
         for index, transform in enumerate(self.transforms):
             params, states[index] = transform.settle(params, states[index], round)

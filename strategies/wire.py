@@ -14,8 +14,8 @@ and its answer one pair of records for each update, a sum of several clients or 
 
     {"answer": ConfigRecord, "update-0": ArrayRecord, "about-0": ConfigRecord, "update-1": ...}
 
-Both begin with the version of this format. What does not parse raises WireError; nothing is trusted before
-`strategies.base` has compared it with what was asked.
+"order" and "answer" hold the version of this format. What does not parse raises WireError. What parses is still not
+trusted: `strategies.rounds` compares it with what was asked.
 """
 
 import math
@@ -57,8 +57,10 @@ class WireError(ValueError):
 class Order:
     """What the server asks of one node: work for some of its clients.
 
-    `used_rounds` gives for each client the last round whose update from it was used (0 = none): the generation of
-    client state to start from. `timeout_s` is the round's deadline, counted from when the node begins.
+    `used_rounds` holds, for each client, the last round in which its update was used (0 = none): the node starts from
+    the state that the client had after that round. `fraction_bits` is that of the round's grid (`FixedPoint`).
+    `timeout_s` counts from when the node begins. `fold`: the node may add up its clients' updates. `public` is what the
+    pipeline announces.
     """
 
     round: int
@@ -80,7 +82,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """From the reconstruction of the round before `round` to that of `round`: encoded, and what decoding it takes."""
+    """The step from the reconstruction of round `round` - 1 to that of `round`: encoded, and what decoding it needs."""
 
     round: int
     arrays: Arrays
@@ -94,7 +96,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """What one node is sent: the model, or the steps from the round `since` on. `sha256` is that of the result."""
+    """What one node is sent: the model, or the steps since round `since`. `sha256` is of the model it ends with."""
 
     round: int
     sha256: str
@@ -276,7 +278,7 @@ def encoded_bytes(arrays: Arrays) -> int:
 
 
 def record_bytes(record: ArrayRecord) -> int:
-    """The same of arrays that are encoded already."""
+    """The bytes of arrays that are encoded already."""
     return sum(len(array.data) for array in record.values())
 
 
@@ -288,7 +290,7 @@ def _header_bytes(dtype: str, shape: tuple[int, ...]) -> int:
 
 
 def message_bytes(message: Message) -> int:
-    """The length of a message as Flower serialises it, without doing so: that copies every array five times."""
+    """The length of a message as Flower serialises it, computed: to serialise it copies every array five times."""
     size = _field_bytes(metadata_to_proto(message.metadata).ByteSize())
     if message.has_error():
         size += _field_bytes(error_to_proto(message.error).ByteSize())
