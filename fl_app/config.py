@@ -49,9 +49,11 @@ class RunConfig(BaseModel):
     local_epochs: Positive = Field(5, description="passes of a client over its rows in a round")
     local_steps: Count = Field(0, description="steps of a client in a round, instead of local-epochs; 0 = epochs")
     batch_size: Count = Field(16, description="rows in a mini-batch; 0 = all")
-    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(0.1, description="of local steps")
+    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        0.1, description="step size of local training"
+    )
     finetune_epochs: Count = Field(
-        0, description="passes of each client over its rows from the final model, to measure what that gains"
+        0, description="passes of each client over its rows after the last round, to measure what that gains"
     )
     lr_schedule: Text = Field(
         "constant",
@@ -59,11 +61,12 @@ class RunConfig(BaseModel):
     )
     l1: Penalty = Field(0.0, description="weight of the L1 penalty")
     l2: Penalty = Field(0.01, description="weight of the L2 penalty; separable data have no optimum without one")
-    solver: Text = Field("sgd", description="of local training: sgd, gd, lbfgs, newton; PyTorch: sgd, gd, adam, adamw")
+    solver: Text = Field("sgd", description="how clients train: sgd, gd, lbfgs, newton; PyTorch: sgd, gd, adam, adamw")
     standardize: Literal["global", "local", "none", "declared", "private"] = Field(
         "global",
-        description="what scales the features: global or local statistics, none, or declared ranges, which take the "
-        "place of global ones where privacy is promised; private: declared ranges, centred at means with noise",
+        description="how features are scaled: global = by statistics over all clients; local = by each client's own; "
+        "none; declared = by declared ranges, as also global does where privacy is promised; private = by declared "
+        "ranges, centred at means that are released with noise",
     )
     schema_: Text = Field("", description="a JSON file that declares the columns, their ranges, categories and classes")
     stop: Text = Field("rounds", description="when a run ends before its last round")
@@ -74,17 +77,21 @@ class RunConfig(BaseModel):
     )
     noisy_metrics: Annotated[float, Field(ge=0, le=1e6)] = Field(
         0.0,
-        description="where privacy is promised: clients measure the model at these rounds and at the end, under noise "
-        "of so many times what one unit adds; 0 = they do not",
+        description="where privacy is promised: noise multiplier of metrics that clients measure every evaluate-every "
+        "rounds and at the end; 0 = they measure nothing",
     )
     baselines: bool = Field(
-        True, description="compare with pooled rows and with each client alone, where all rows can be opened"
+        True,
+        description="where all rows can be opened: also train on pooled rows and on each client's alone, to compare",
     )
     unprotected_baselines: bool = Field(
-        False, description="also where privacy is promised: in baselines.json, which the promise does not cover"
+        False,
+        description="baselines also where privacy is promised, in baselines.json, which the promise does not cover",
     )
-    standard_errors: bool = Field(True, description="of a linear model's coefficients, by one more exchange at the end")
-    min_clients: Positive = Field(2, description="fewer good updates than this and a round does not count")
+    standard_errors: bool = Field(
+        True, description="standard errors of a linear model's coefficients, by one more exchange"
+    )
+    min_clients: Positive = Field(2, description="a round with fewer good updates does not count")
     round_timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
         600.0, description="how long to wait for the nodes in one exchange"
     )
