@@ -33,6 +33,15 @@ def test_the_readme_tells_every_key_with_its_default_and_meaning():
     ]
 
 
+def test_the_page_on_the_design_says_of_every_module_of_the_wiring_what_it_is_for():
+    text = (PROJECT / "docs" / "design.md").read_text()
+    (table,) = re.findall(r"^\| modules \|.*\n((?:\|.*\n)+)", text, re.MULTILINE)
+    listed = [name for row in table.splitlines()[1:] for name in re.findall(r"`([a-z_]+/?)`", row.split("|")[1])]
+    modules = [path.stem for path in (PROJECT / "fl_app").glob("[a-z]*.py")]
+    packages = [f"{path.parent.name}/" for path in (PROJECT / "fl_app").glob("*/__init__.py")]
+    assert sorted(listed) == sorted([*modules, *packages])
+
+
 def test_the_page_of_strategies_tells_each_with_its_arguments():
     text = (PROJECT / "docs" / "strategies.md").read_text()
     for name in STRATEGIES:
