@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from fl_app import client_app, server_app
+from fl_app.assembly import open_data
+from fl_app.caller import CALLER
 from fl_app.cli import main
 from fl_app.config import RunConfig
 from fl_app.inline import InlineGrid
@@ -32,6 +34,30 @@ def _small_config(**changes: Any) -> RunConfig:
 def small_config() -> Callable[..., RunConfig]:
     """small_config(rounds=5): four clients of a small problem; changes by key, with _ for -."""
     return _small_config
+
+
+@pytest.fixture
+def deployed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine of a site: no simulation is at work here."""
+    monkeypatch.delenv(CALLER, raising=False)
+    monkeypatch.delitem(sys.modules, "ray", raising=False)
+    open_data.cache_clear()
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[], str]]:
+    """log(): what server and nodes logged from warnings on, with the texts of exceptions.
+
+    Flower's logger, to which all of it goes, does not propagate.
+    """
+    flower = logging.getLogger("flwr")
+    flower.addHandler(caplog.handler)
+    yield lambda: "\n".join(
+        record.getMessage() + (f" {record.exc_info[1]}" if record.exc_info else "")
+        for record in caplog.records
+        if record.levelno >= logging.WARNING
+    )
+    flower.removeHandler(caplog.handler)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,17 @@ Row = dict[str, str]
 COLUMNS = ("age", "dose", "smoker", "stage", "outcome")
 CLIENTS = ("bern", "aarhus", "oslo", "köln süd")
 STAGES = ("I", "II", "III")
+SCHEMA = {
+    "label": "outcome",
+    "classes": ["alive", "dead"],
+    "features": [
+        {"name": "age", "range": [0, 120]},
+        {"name": "dose", "range": [-0.01, 0.01]},
+        {"name": "smoker", "kind": "boolean"},
+        {"name": "stage", "categories": ["I", "II", "III"]},
+    ],
+}
+"""The columns as a run can declare them."""
 
 
 def patients(num_rows: int, seed: int, *, shift: float = 0.0) -> list[Row]:

@@ -23,6 +23,18 @@ SMALL = {
     "batch_size": 8,
 }
 
+SCHEMA = {
+    "label": "outcome",
+    "classes": ["alive", "dead"],
+    "features": [
+        {"name": "age", "range": [18, 100]},
+        {"name": "dose", "mean": 1e-3, "scale": 4e-4},
+        {"name": "smoker", "kind": "boolean"},
+        {"name": "stage", "categories": ["I", "II", "III"]},
+    ],
+}
+"""Columns of patients, with ranges for the numbers, as a run can declare them."""
+
 POISSON, ALL = Sampling("poisson", 4 / 12), Sampling("none")
 
 # name -> strategy, strategy-args, and what `rounds` rounds of it release: relation, noise, sampling, how often

@@ -20,3 +20,8 @@ def run(
     values = {**QUICK, **{key.replace("_", "-"): value for key, value in keys.items()}, "out": str(out)}
     config = RunConfig.parse(values)
     return serve(grid(client_app.app, config.values(), nodes), config, on_line), RunFolder(out)
+
+
+def contents(folder: Path) -> dict[str, bytes | None]:
+    """Every path below a folder, and what is in it."""
+    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}

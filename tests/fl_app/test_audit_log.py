@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import stat
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,16 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import Message
-from hospitals import hospitals, patients
-from test_policy import SCHEMA
-from test_site_files import at_sites, site
+from grids import at_sites, recorded, site
+from hospitals import SCHEMA, hospitals, patients
 
 from fl_app import audit, client_app
-from fl_app.assembly import open_data
 from fl_app.audit import AuditLog, Head, key_beside, read_key, verify
-from fl_app.caller import CALLER
 from fl_app.config import RunConfig
 from fl_app.errors import Refused
+from fl_app.inline import InlineGrid
 from fl_app.receipts import _parts
 from fl_app.server_app import serve
 from strategies import wire
@@ -388,14 +385,6 @@ def test_the_command_takes_a_key_from_elsewhere_and_refuses_what_is_not_there(
 
 # --------------------------------------------------------------------------------------------- what is in it, of a run
 
-
-@pytest.fixture(autouse=True)
-def deployed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(CALLER, raising=False)
-    monkeypatch.delitem(sys.modules, "ray", raising=False)
-    open_data.cache_clear()
-
-
 CLIENTS = ("bern", "oslo")
 
 
@@ -419,15 +408,8 @@ class Deployment:
         usual = {"data": "csv", "rounds": 2, "local-epochs": 1, "num-clients": 2, "enrol-timeout-s": 0.5}
         changes = {key.replace("_", "-"): value for key, value in keys.items()}
         config = RunConfig.parse({**usual, "out": str(self.folder / "out"), **changes})
-        seen = self.seen
-
-        class Grid(at_sites(*self.nodes)):  # type: ignore[misc]
-            def _work(self, message: Message) -> Message:
-                reply = super()._work(message)
-                seen.append((message, reply))
-                return reply
-
-        return serve(Grid(client_app.app, config.values(), 2), config, on_line=lambda line: None)
+        grid = recorded(at_sites(*self.nodes), self.seen)
+        return serve(grid(client_app.app, config.values(), 2), config, on_line=lambda line: None)
 
     def private(self, strategy: str, args: str, **keys: Any) -> dict[str, Any]:
         schema = str(self.folder / "schema.json")
@@ -435,7 +417,7 @@ class Deployment:
 
 
 @pytest.fixture
-def sites(tmp_path: Path) -> Deployment:
+def sites(tmp_path: Path, deployed: None) -> Deployment:
     return Deployment(tmp_path)
 
 
@@ -586,15 +568,11 @@ def test_a_node_that_cannot_write_its_log_does_nothing(sites: Deployment, caplog
     assert all(reply.has_error() or "oslo" in reply.content["enrolment"]["clients"] for _, reply in sites.seen)
 
 
+@pytest.mark.usefixtures("deployed")
 def test_a_simulation_keeps_no_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLWR_HOME", str(tmp_path / "home"))
-    seen: list[Message] = []
-
-    class Grid(at_sites(*({"partition-id": k, "num-partitions": 2} for k in range(2)))):  # type: ignore[misc]
-        def _work(self, message: Message) -> Message:
-            seen.append(super()._work(message))
-            return seen[-1]
-
+    seen: list[tuple[Message, Message]] = []
+    grid = recorded(InlineGrid, seen)
     values = {
         "data": "synthetic",
         "data-args": "features=2",
@@ -603,9 +581,10 @@ def test_a_simulation_keeps_no_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         "out": str(tmp_path / "out"),
     }
     config = RunConfig.parse(values)
-    serve(Grid(client_app.app, config.values(), 2), config, on_line=lambda line: None)
+    serve(grid(client_app.app, config.values(), 2), config, on_line=lambda line: None)
+    assert seen
     assert not list(tmp_path.rglob("audit*"))
-    assert not [reply for reply in seen if "receipt" in reply.content]
+    assert not [reply for _, reply in seen if "receipt" in reply.content]
 
 
 def test_a_side_that_keeps_no_log_or_sends_what_is_no_head_is_put_up_with(sites: Deployment) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from runs import contents
 
 import fl_app.cli
 from fl_app import __version__
@@ -22,11 +23,6 @@ from fl_app.run_folder import RunFolder
 
 PROJECT = Path(__file__).parents[2]
 Call = Callable[..., Any]
-
-
-def contents(folder: Path) -> dict[str, bytes | None]:
-    """Every path below a folder, and what is in it."""
-    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
 
 
 # ------------------------------------------------------------------------------------------------------ a full disk

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from hospitals import COLUMNS, hospitals, patients, read_json, words, write_csv
-from test_cli import contents
+from runs import contents
 
 Call = Callable[..., Any]
 Fault = Callable[[Path], object]

@@ -18,10 +18,10 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
+from grids import at_sites, site
 from hospitals import hospitals
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_site_files import at_sites, site
 
 from fl_app import __version__, client_app, descriptions, enrolment
 from fl_app.assembly import local_design, open_data, rules
@@ -370,11 +370,11 @@ MISMATCHES = {
 
 @pytest.mark.parametrize(("edit", "words"), MISMATCHES.values(), ids=MISMATCHES)
 def test_a_node_that_does_not_fit_is_named_with_both_sides_and_the_others_go_on(
-    serve: Make, warnings: Callable[[], str], edit: Callable[[RecordDict], None], words: list[str]
+    serve: Make, log: Callable[[], str], edit: Callable[[RecordDict], None], words: list[str]
 ) -> None:
     run = serve(app=at_misfit(edit), enrol_timeout_s=QUICK)
     assert (run.summary["status"], run.summary["clients"]) == ("completed", 2)
-    said = warnings()
+    said = log()
     assert [word for word in words if word not in said] == []
     assert "going on with 2 of 4 clients" in said
 
@@ -390,7 +390,7 @@ def test_where_too_few_remain_the_error_says_why(
     assert [word for word in words if word not in said] == []
 
 
-def test_a_client_on_two_nodes_is_taken_once_and_named(small_config: Make, warnings: Callable[[], str]) -> None:
+def test_a_client_on_two_nodes_is_taken_once_and_named(small_config: Make, log: Callable[[], str]) -> None:
     def claim(record: ConfigRecord) -> None:
         record["clients"] = record["moments"] = ["00", "03"]
 
@@ -402,7 +402,7 @@ def test_a_client_on_two_nodes_is_taken_once_and_named(small_config: Make, warni
     assert members.clients == ("00", "02", "03")
     first, second = grid.get_node_ids()
     assert (members["00"].node, members["03"].node) == (first, second)
-    assert f"00 on node {second} does not take part: another node hosts a client of this name" in warnings()
+    assert f"00 on node {second} does not take part: another node hosts a client of this name" in log()
 
 
 @pytest.mark.parametrize(
@@ -415,14 +415,14 @@ def test_a_client_on_two_nodes_is_taken_once_and_named(small_config: Make, warni
     ],
 )
 def test_a_client_without_rows_or_with_impossibly_many_is_not_taken_and_its_neighbour_is(
-    small_config: Make, warnings: Callable[[], str], examples: int, why: str
+    small_config: Make, log: Callable[[], str], examples: int, why: str
 ) -> None:
     config = small_config(enrol_timeout_s=QUICK, standardize="none")
     grid = InlineGrid(at_misfit(set_key("num-examples", [examples, 24])), config.values(), 2)
     found = Enrolment(config)
     found.open(grid)
     assert found.current(grid).clients == ("00", "02", "03")
-    assert f"01 does not take part: {why}" in warnings()
+    assert f"01 does not take part: {why}" in log()
 
 
 def test_a_client_may_have_as_many_rows_as_can_be_counted(small_config: Make) -> None:
@@ -518,7 +518,7 @@ ABSURD = {
 
 @pytest.mark.parametrize(("edit", "why"), ABSURD.values(), ids=ABSURD)
 def test_a_node_that_answers_nonsense_is_named_with_the_reason_and_the_others_go_on(
-    small_config: Make, warnings: Callable[[], str], edit: Callable[[RecordDict], None], why: str
+    small_config: Make, log: Callable[[], str], edit: Callable[[RecordDict], None], why: str
 ) -> None:
     config = small_config(enrol_timeout_s=QUICK / 3)
     grid = InlineGrid(at_misfit(edit), config.values(), 2)
@@ -526,8 +526,8 @@ def test_a_node_that_answers_nonsense_is_named_with_the_reason_and_the_others_go
     found.open(grid)
     assert roster(found, grid) == ("00", "02")
     node = list(grid.get_node_ids())[MISFIT]
-    assert re.search(f"node {node} does not take part: .*{why}", warnings()), warnings()
-    assert "could not answer" not in warnings()  # it did, and the server saw through it
+    assert re.search(f"node {node} does not take part: .*{why}", log()), log()
+    assert "could not answer" not in log()  # it did, and the server saw through it
 
 
 def second(array: np.ndarray, value: float) -> np.ndarray:
@@ -590,27 +590,27 @@ FAULTS = {
 
 @pytest.mark.parametrize(("edit", "why"), FAULTS.values(), ids=FAULTS)
 def test_what_cannot_be_in_one_clients_description_refuses_it_and_not_its_neighbour(
-    small_config: Make, warnings: Callable[[], str], edit: Callable[[RecordDict], None], why: str
+    small_config: Make, log: Callable[[], str], edit: Callable[[RecordDict], None], why: str
 ) -> None:
     config = small_config(enrol_timeout_s=QUICK / 3)
     grid = InlineGrid(at_misfit(edit), config.values(), 2)
     found = Enrolment(config)
     found.open(grid)
     assert roster(found, grid) == ("00", "01", "02")
-    said = [line for line in warnings().splitlines() if "does not take part" in line]
+    said = [line for line in log().splitlines() if "does not take part" in line]
     assert re.search(f"^03 does not take part: .*{re.escape(why)}", "\n".join(said), re.MULTILINE), said
     assert [line for line in said if not line.startswith("03 ")] == []
 
 
 def test_a_fault_in_every_description_of_a_node_leaves_out_all_of_its_clients(
-    small_config: Make, warnings: Callable[[], str]
+    small_config: Make, log: Callable[[], str]
 ) -> None:
     config = small_config(enrol_timeout_s=QUICK / 3)
     grid = InlineGrid(at_misfit(moments(COUNT, SIX * np.nan, SIX, SIX)), config.values(), 2)
     found = Enrolment(config)
     found.open(grid)
     assert roster(found, grid) == ("00", "02")
-    assert {line.split()[0] for line in warnings().splitlines() if "not finite" in line} >= {"01", "03"}
+    assert {line.split()[0] for line in log().splitlines() if "not finite" in line} >= {"01", "03"}
 
 
 def test_the_model_is_that_of_the_others_where_a_node_answers_nonsense(serve: Make) -> None:
@@ -618,9 +618,7 @@ def test_the_model_is_that_of_the_others_where_a_node_answers_nonsense(serve: Ma
     assert (run.summary["status"], run.summary["clients"]) == ("completed", 2)
 
 
-def test_a_node_that_claims_absurdly_many_rows_does_not_end_the_run(
-    small_config: Make, warnings: Callable[[], str]
-) -> None:
+def test_a_node_that_claims_absurdly_many_rows_does_not_end_the_run(small_config: Make, log: Callable[[], str]) -> None:
     def claim(content: RecordDict) -> None:
         content["enrolment"]["num-examples"] = [2**62, 2**62]
         moments(np.full(6, 2**62), SIX, SIX, SIX)(content)
@@ -631,7 +629,7 @@ def test_a_node_that_claims_absurdly_many_rows_does_not_end_the_run(
     found = Enrolment(config)
     found.open(grid)
     assert roster(found, grid) == ("00", "03")
-    assert warnings().count("does not take part: it announces 4611686018427387904 rows") >= 4
+    assert log().count("does not take part: it announces 4611686018427387904 rows") >= 4
 
 
 # ------------------------------------------------------------------------------------------- rows to test on
@@ -686,22 +684,22 @@ def test_test_rows_that_cannot_be_used_are_refused_before_a_run_starts(
 
 
 def test_a_client_whose_test_rows_cannot_be_used_stays_out_and_its_neighbours_take_part(
-    small_config: Make, warnings: Callable[[], str]
+    small_config: Make, log: Callable[[], str]
 ) -> None:
     config = small_config(data=f"{__name__}:GapsInTestsOfClients", data_args="", enrol_timeout_s=QUICK)
     grid = InlineGrid(client_app.app, config.values(), 2)
     found = Enrolment(config)
     found.open(grid)
     assert roster(found, grid) == ("00", "01", "03")
-    assert "02 does not take part: its rows cannot be used: see the log of its node" in warnings()
-    assert f"the rows of client 02 cannot be used: ValueError: {BAD_TESTS['GapsInTests']}" in warnings()
+    assert "02 does not take part: its rows cannot be used: see the log of its node" in log()
+    assert f"the rows of client 02 cannot be used: ValueError: {BAD_TESTS['GapsInTests']}" in log()
 
 
 # --------------------------------------------------------------------------------- clients with columns of their own
 
 
 def test_clients_of_one_node_may_have_different_columns_and_only_those_who_do_not_fit_stay_out(
-    small_config: Make, warnings: Callable[[], str]
+    small_config: Make, log: Callable[[], str]
 ) -> None:
     config = small_config(data="extensions:Uneven", data_args="", num_clients=10, enrol_timeout_s=QUICK)
     designs = []
@@ -711,7 +709,7 @@ def test_clients_of_one_node_may_have_different_columns_and_only_those_who_do_no
         designs.append(repr(found.open(grid)))
         assert roster(found, grid) == ("00", "01", "02", "04", "06", "08", "09")
     assert designs == designs[:1] * 3
-    said = warnings()
+    said = log()
     assert "03 does not take part: it has no column 'mean area', which the others have: add it" in said
     assert "05 does not take part: its column 'mean aera' is none of the others': rename or drop it" in said
     assert (
@@ -729,15 +727,15 @@ def test_a_client_whose_columns_stand_in_another_order_changes_nothing(small_con
 
 @pytest.mark.parametrize("edit", [replace_column, other_kind, rename_label, other_classes])
 def test_where_one_client_of_a_node_does_not_fit_its_neighbour_takes_part(
-    small_config: Make, warnings: Callable[[], str], edit: Callable[[dict[str, Any]], None]
+    small_config: Make, log: Callable[[], str], edit: Callable[[dict[str, Any]], None]
 ) -> None:
     config = small_config(enrol_timeout_s=QUICK)
     grid = InlineGrid(at_misfit(only_second(edit)), config.values(), 2)
     found = Enrolment(config)
     found.open(grid)
     assert roster(found, grid) == ("00", "01", "02")
-    assert "03 does not take part: " in warnings()
-    assert "01 does not take part" not in warnings()
+    assert "03 does not take part: " in log()
+    assert "01 does not take part" not in log()
 
 
 def test_clients_who_come_to_no_design_are_refused_with_what_is_wrong(small_config: Make) -> None:
@@ -750,13 +748,13 @@ def test_clients_who_come_to_no_design_are_refused_with_what_is_wrong(small_conf
         enrolled(config, app=app_with(lambda content, partition: columns(rare)(content)))
 
 
-def test_a_node_that_raises_is_left_out_and_the_others_go_on(serve: Make, warnings: Callable[[], str]) -> None:
+def test_a_node_that_raises_is_left_out_and_the_others_go_on(serve: Make, log: Callable[[], str]) -> None:
     def fail(content: RecordDict) -> None:
         raise RuntimeError("no data here")
 
     run = serve(app=at_misfit(fail), enrol_timeout_s=QUICK, rounds=1)
     assert run.summary["clients"] == 2
-    assert "it could not answer: see its log" in warnings()
+    assert "it could not answer: see its log" in log()
 
 
 # ------------------------------------------------------------------------------------------------------- deadlines
@@ -796,13 +794,11 @@ def test_fewer_clients_than_needed_end_the_wait_at_the_deadline_and_the_numbers_
     assert QUICK <= time.monotonic() - began < QUICK + 2
 
 
-def test_fewer_clients_than_promised_but_enough_go_on_after_the_deadline(
-    serve: Make, warnings: Callable[[], str]
-) -> None:
+def test_fewer_clients_than_promised_but_enough_go_on_after_the_deadline(serve: Make, log: Callable[[], str]) -> None:
     run = serve(grid=Silent, enrol_timeout_s=QUICK)
     assert (run.summary["status"], run.summary["clients"]) == ("completed", 2)
-    assert "going on with 2 of 4 clients" in warnings()
-    assert "it has not answered yet" in warnings()
+    assert "going on with 2 of 4 clients" in log()
+    assert "it has not answered yet" in log()
 
 
 def test_nobody_waits_once_all_are_there(small_config: Make) -> None:
@@ -892,11 +888,11 @@ LATE = MISMATCHES | {
 
 @pytest.mark.parametrize(("edit", "words"), LATE.values(), ids=LATE)
 def test_who_joins_later_and_does_not_fit_the_frozen_design_is_refused_with_the_reason(
-    small_config: Make, warnings: Callable[[], str], edit: Callable[[RecordDict], None], words: list[str]
+    small_config: Make, log: Callable[[], str], edit: Callable[[RecordDict], None], words: list[str]
 ) -> None:
     _, clients = joined_later(small_config(enrol_timeout_s=QUICK), at_misfit(edit))
     assert clients == ("00", "02")
-    said = warnings()
+    said = log()
     assert [word for word in words if word not in said] == []
 
 
@@ -923,17 +919,17 @@ def test_who_joins_later_may_know_less_or_have_categories_of_its_own(
     assert clients == ("00", "01", "02", "03")
 
 
-def test_who_joins_later_writes_categories_as_the_others_do(small_config: Make, warnings: Callable[[], str]) -> None:
+def test_who_joins_later_writes_categories_as_the_others_do(small_config: Make, log: Callable[[], str]) -> None:
     def shout(told: dict[str, Any]) -> None:
         told["features"][3]["levels"] = ["WARD"]
 
     _, clients = joined_later(small_config(**MIXED, enrol_timeout_s=QUICK), at_misfit(columns(shout)))
     assert clients == ("00", "02")
-    assert "01 does not take part: in column 'place' it writes 'WARD' where others write 'ward'" in warnings()
+    assert "01 does not take part: in column 'place' it writes 'WARD' where others write 'ward'" in log()
 
 
 def test_a_run_that_goes_on_keeps_its_design_and_refuses_whom_it_does_not_fit(
-    small_config: Make, warnings: Callable[[], str]
+    small_config: Make, log: Callable[[], str]
 ) -> None:
     config = small_config(enrol_timeout_s=QUICK)
     design = replace(local_design(config), classes=("0", "2"))
@@ -957,9 +953,7 @@ def test_every_node_is_asked_once(small_config: Make) -> None:
     assert sorted(asked) == [0, 1, 2]
 
 
-def test_a_round_waits_for_clients_to_come_back_where_too_few_are_online(
-    serve: Make, warnings: Callable[[], str]
-) -> None:
+def test_a_round_waits_for_clients_to_come_back_where_too_few_are_online(serve: Make, log: Callable[[], str]) -> None:
     grid, on_line, seen = changing({1: (0,)})
     grid.connected = (0, 1)
     timer = threading.Timer(1.0, setattr, (grid, "connected", (0, 1)))
@@ -967,7 +961,7 @@ def test_a_round_waits_for_clients_to_come_back_where_too_few_are_online(
     serve(grid=grid, on_line=lambda line: (on_line(line), line["round"] == 1 and timer.start()), min_clients=3)
     assert time.monotonic() - began > 1
     assert [(line["online"], line["good"], line["attempts"]) for line in seen] == [(4, 4, 1)] * 3
-    assert "2 clients are online, min-clients=3: waiting" in warnings()
+    assert "2 clients are online, min-clients=3: waiting" in log()
 
 
 def test_where_nobody_comes_back_in_time_the_run_ends_and_keeps_its_model(serve: Make, tmp_path: Path) -> None:
@@ -1032,7 +1026,7 @@ class Reaching(InlineGrid):
         return reply
 
 
-def test_a_site_is_one_client_and_says_no_more_than_fits_on_a_line(tmp_path: Path, warnings: Callable[[], str]) -> None:
+def test_a_site_is_one_client_and_says_no_more_than_fits_on_a_line(tmp_path: Path, log: Callable[[], str]) -> None:
     hospitals(tmp_path, rows=40)
     config = RunConfig.parse({"data": "csv", "num-clients": 2, "enrol-timeout-s": QUICK})
     sites = at_sites(site(tmp_path, "bern"), site(tmp_path, "oslo"))
@@ -1044,8 +1038,8 @@ def test_a_site_is_one_client_and_says_no_more_than_fits_on_a_line(tmp_path: Pat
         Enrolment(config).open(Grid(client_app.app, config.values(), 2))
     assert "it speaks for 5 clients: a site with a file is one client" in str(ending.value)
     assert "\\x1b[2J WARNING: forged" in str(ending.value)
-    assert all(len(line) < 2 * enrolment.LONGEST_REASON for line in warnings().splitlines())
-    assert "\x1b" not in warnings()
+    assert all(len(line) < 2 * enrolment.LONGEST_REASON for line in log().splitlines())
+    assert "\x1b" not in log()
 
 
 class Coming(InlineGrid):
@@ -1082,7 +1076,7 @@ def test_a_silent_node_keeps_no_later_one_out_and_a_node_may_come_back_under_ano
 
 
 def test_a_client_that_comes_back_with_another_key_is_taken_once_its_old_node_is_missed(
-    small_config: Make, warnings: Callable[[], str]
+    small_config: Make, log: Callable[[], str]
 ) -> None:
     """Flower calls a dead node connected for another minute."""
     config = small_config(num_clients=2)
@@ -1094,10 +1088,10 @@ def test_a_client_that_comes_back_with_another_key_is_taken_once_its_old_node_is
     old = found.current(grid)["00"].node
     grid.connected = (0, 1)
     assert found.current(grid)["00"].node == old
-    said = warnings()
+    said = log()
     assert "another node hosts a client of this name" in said
     assert found.current(grid)["00"].node == old
-    assert warnings() == said
+    assert log() == said
     grid.connected = (1,)
     now = found.current(grid)
     assert now.clients == ("00", "01")
@@ -1172,14 +1166,14 @@ ONE, TWICE = np.ones(2), np.array([24, 24])
     ],
 )
 def test_label_moments_that_no_rows_give_refuse_that_client_and_not_its_neighbour(
-    small_config: Make, warnings: Callable[[], str], edit: Callable[[RecordDict], None], why: str
+    small_config: Make, log: Callable[[], str], edit: Callable[[RecordDict], None], why: str
 ) -> None:
     config = small_config(**PRICE, enrol_timeout_s=QUICK / 3)
     grid = InlineGrid(at_misfit(edit), config.values(), 2)
     found = Enrolment(config)
     found.open(grid)
     assert roster(found, grid) == ("00", "01", "02")
-    assert re.search(f"03 does not take part: .*{why}", warnings()), warnings()
+    assert re.search(f"03 does not take part: .*{why}", log()), log()
 
 
 @pytest.mark.parametrize(
@@ -1195,17 +1189,17 @@ def test_label_moments_that_no_rows_give_refuse_that_client_and_not_its_neighbou
     ],
 )
 def test_label_moments_that_are_not_well_formed_refuse_the_node(
-    small_config: Make, warnings: Callable[[], str], edit: Callable[[RecordDict], None]
+    small_config: Make, log: Callable[[], str], edit: Callable[[RecordDict], None]
 ) -> None:
     config = small_config(**PRICE, enrol_timeout_s=QUICK / 3)
     grid = InlineGrid(at_misfit(edit), config.values(), 2)
     found = Enrolment(config)
     found.open(grid)
     assert roster(found, grid) == ("00", "02")
-    assert "could not answer" not in warnings()
+    assert "could not answer" not in log()
 
 
-def test_moments_of_a_label_with_classes_refuse_their_client(small_config: Make, warnings: Callable[[], str]) -> None:
+def test_moments_of_a_label_with_classes_refuse_their_client(small_config: Make, log: Callable[[], str]) -> None:
     def claim(content: RecordDict) -> None:
         label_moments(TWICE, ONE, ONE, ONE)(content)
         content["enrolment"]["label-moments"] = ["01", "03"]
@@ -1215,4 +1209,4 @@ def test_moments_of_a_label_with_classes_refuse_their_client(small_config: Make,
     found = Enrolment(config)
     found.open(grid)
     assert roster(found, grid) == ("00", "02")
-    assert "which has classes" in warnings()
+    assert "which has classes" in log()

@@ -14,7 +14,7 @@ import onnxruntime
 import pytest
 from hospitals import Row, hospitals, patients, read_json, trained, with_gaps, write_csv
 from onnx import numpy_helper
-from test_cli import contents
+from runs import contents
 
 from fl_app import onnx_check, onnx_export
 from fl_app.assembly import open_data

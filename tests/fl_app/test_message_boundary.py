@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from hospitals import patients, write_csv
-from private_runs import FOUR, Exchanged, private_run
+from private_runs import FOUR, SCHEMA, Exchanged, private_run
 
 from fl_app import client_app
 from fl_app.assembly import declared_design
@@ -25,16 +25,6 @@ from tasks.logistic import LogisticTask
 CLIENTS = [f"ward {letter}" for letter in "abcdefgh"]
 FAILS = "ward c"
 COMPRESSED = "compressed-dp-fedavg"
-SCHEMA = {
-    "label": "outcome",
-    "classes": ["alive", "dead"],
-    "features": [
-        {"name": "age", "range": [18, 100]},
-        {"name": "dose", "mean": 1e-3, "scale": 4e-4},
-        {"name": "smoker", "kind": "boolean"},
-        {"name": "stage", "categories": ["I", "II", "III"]},
-    ],
-}
 PRIVATE_WORDS = (
     "age",
     "dose",

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hospitals import COLUMNS, Row, hospitals, patients, read_json, trained, with_gaps, write_csv
-from test_cli import contents
+from runs import contents
 
 from fl_app.assembly import open_data
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from flwr.app import ConfigRecord, Context, RecordDict
 from flwr.common.serde import recorddict_to_proto
+from grids import losing_a_reply
 from permuted import net
 from runs import run
 from safetensors.numpy import load_file, save_file
@@ -160,20 +161,11 @@ def test_neither_nodes_nor_a_resume_nor_a_kill_change_a_bit(tmp_path, monkeypatc
 
 
 def test_a_lost_reply_does_not_put_personal_arrays_out_of_step(tmp_path):
-    class Losing(InlineGrid):
-        lost = False
-
-        def _work(self, message):
-            reply = super()._work(message)
-            if message.metadata.group_id.startswith("train/2/") and not Losing.lost:
-                Losing.lost = True
-                reply.metadata.__dict__["_group_id"] = "lost"
-            return reply
-
+    lost = []
     keys = {**TWO, **HEAD, "min_clients": 2}
     whole, there = run(tmp_path / "whole", **keys)
-    hit, here = run(tmp_path / "hit", grid=Losing, **keys)
-    assert Losing.lost
+    hit, here = run(tmp_path / "hit", grid=losing_a_reply(lost), **keys)
+    assert lost
     assert hit["params_sha256"] == whole["params_sha256"]
     assert sites(here) == sites(there)
 

@@ -1,10 +1,9 @@
 """What a site demands of a run holds, whatever the run says; and nobody else learns what it was."""
 
 import json
-import logging
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
@@ -13,12 +12,11 @@ from typing import Any
 
 import pytest
 from flwr.app import ConfigRecord, Message
-from hospitals import hospitals
-from test_site_files import at_sites, site
+from grids import at_sites, recorded, site
+from hospitals import SCHEMA, hospitals
 
 from fl_app import client_app
-from fl_app.assembly import build_strategy, open_data
-from fl_app.caller import CALLER
+from fl_app.assembly import build_strategy
 from fl_app.config import RunConfig
 from fl_app.enrolment import Enrolment
 from fl_app.errors import Refused
@@ -31,37 +29,13 @@ from strategies import wire
 from strategies.base import TooFewClients
 from strategies.protection import METRICS, Promise, Protection
 
-SCHEMA = {
-    "label": "outcome",
-    "classes": ["alive", "dead"],
-    "features": [
-        {"name": "age", "range": [0, 120]},
-        {"name": "dose", "range": [-0.01, 0.01]},
-        {"name": "smoker", "kind": "boolean"},
-        {"name": "stage", "categories": ["I", "II", "III"]},
-    ],
-}
+pytestmark = pytest.mark.usefixtures("deployed")
+
 QUICK = {"data": "csv", "rounds": 2, "enrol-timeout-s": 0.2, "min-clients": 2, "local-epochs": 1, "num-clients": 2}
 EVERYTHING = "[release]\ncounts = true\nstatistics = true\nmetrics = true\nsurvey = true\n"
 OWN = "my_hospital_models"
 
 Keys = Mapping[str, Any]
-
-
-@pytest.fixture(autouse=True)
-def deployed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a machine of a site: no simulation is at work here."""
-    monkeypatch.delenv(CALLER, raising=False)
-    monkeypatch.delitem(sys.modules, "ray", raising=False)
-    open_data.cache_clear()
-
-
-@pytest.fixture
-def log(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[], str]]:
-    flower = logging.getLogger("flwr")
-    flower.addHandler(caplog.handler)
-    yield lambda: "\n".join(record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING)
-    flower.removeHandler(caplog.handler)
 
 
 @pytest.fixture
@@ -390,13 +364,9 @@ def test_a_node_adds_up_updates_of_several_clients_only_where_its_site_lets_it(
     tmp_path: Path, text: str, sums: bool
 ) -> None:
     (tmp_path / "p.toml").write_text(EVERYTHING + text)
-    seen: list[Message] = []
-
-    class Grid(at_sites({"partition-id": 0, "num-partitions": 1, "policy": str(tmp_path / "p.toml")})):  # type: ignore[misc]
-        def _work(self, message: Message) -> Message:
-            seen.append(super()._work(message))
-            return seen[-1]
-
+    seen: list[tuple[Message, Message]] = []
+    node = {"partition-id": 0, "num-partitions": 1, "policy": str(tmp_path / "p.toml")}
+    grid = recorded(at_sites(node), seen)
     values = {
         "data": "synthetic",
         "data-args": "features=2",
@@ -405,8 +375,8 @@ def test_a_node_adds_up_updates_of_several_clients_only_where_its_site_lets_it(
         "out": str(tmp_path / "out"),
     }
     config = RunConfig.parse(values)
-    summary = serve(Grid(client_app.app, config.values(), 1), config, on_line=lambda line: None)
-    answers = [wire.read_answer(reply.content) for reply in seen if "answer" in reply.content]
+    summary = serve(grid(client_app.app, config.values(), 1), config, on_line=lambda line: None)
+    answers = [wire.read_answer(reply.content) for _, reply in seen if "answer" in reply.content]
     trained = [len(update.clients) for answer in answers for update in answer.updates if update.arrays]
     assert trained[: 1 if sums else 3] == ([3] if sums else [1, 1, 1])
     plain = RunConfig.parse({**values, "out": str(tmp_path / "plain")})

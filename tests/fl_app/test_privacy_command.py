@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_cli import contents
+from runs import contents
 
 from privacy.accounting import Release, Sampling, spent
 

@@ -9,7 +9,19 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord
 from hospitals import patients, read_json, trained, words, write_csv
-from private_runs import FOUR, PRIVATE, Crash, Exchanged, costs, crashing_in, entries, foreseen, lines, private_run
+from private_runs import (
+    FOUR,
+    PRIVATE,
+    SCHEMA,
+    Crash,
+    Exchanged,
+    costs,
+    crashing_in,
+    entries,
+    foreseen,
+    lines,
+    private_run,
+)
 from runs import run
 from safetensors.numpy import load_file
 from scipy.stats import chi2
@@ -405,16 +417,6 @@ def test_when_a_client_takes_part_in_dp_ftrl_does_not_depend_on_whether_another_
 
 PLACES = ("aldgate", "barbican", "camberwell", "dalston", "ealing", "finsbury", "greenwich", "hampstead")
 FAILS = "finsbury"
-SCHEMA = {
-    "label": "outcome",
-    "classes": ["alive", "dead"],
-    "features": [
-        {"name": "age", "range": [18, 100]},
-        {"name": "dose", "mean": 1e-3, "scale": 4e-4},
-        {"name": "smoker", "kind": "boolean"},
-        {"name": "stage", "categories": ["I", "II", "III"]},
-    ],
-}
 
 
 class OneAlwaysFails(LogisticTask):

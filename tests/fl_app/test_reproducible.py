@@ -4,6 +4,7 @@ import json
 import random
 
 import pytest
+from grids import losing_a_reply
 from runs import run
 
 import strategies.rounds
@@ -160,23 +161,11 @@ def test_rounds_may_be_raised_and_the_model_is_that_of_a_long_run(tmp_path):
 def test_a_lost_reply_does_not_put_client_state_out_of_step(tmp_path, strategy):
     """A client whose reply was lost goes on from the state of its last used update, as if it had not trained."""
 
-    class Losing(InlineGrid):
-        """Loses every reply of node 1's first attempt at round 2, after the node has saved its state."""
-
-        lost = False
-
-        def _work(self, message):
-            reply = super()._work(message)
-            if message.metadata.group_id.startswith("train/2/") and not Losing.lost:
-                Losing.lost = True
-                reply.metadata.__dict__["_group_id"] = "lost"
-            return reply
-
     case = {"strategy": strategy, "num_clients": 4, "min_clients": 4, "rounds": 4}
     whole, _ = run(tmp_path / "whole", **case)
-    Losing.lost = False
-    hit, _ = run(tmp_path / "hit", grid=Losing, **case)
-    assert Losing.lost
+    lost = []
+    hit, _ = run(tmp_path / "hit", grid=losing_a_reply(lost), **case)
+    assert lost
     assert hit["params_sha256"] == whole["params_sha256"]
 
 

@@ -1,15 +1,15 @@
 """Nodes with files of their own, as they are deployed: what a site reads is its own to say, whatever the run says."""
 
 import json
-import logging
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from flwr.app import Message
+from grids import at_sites, site
 from hospitals import COLUMNS, Row, hospitals, patients, read_json, with_gaps, write_csv
 
 from fl_app import client_app
@@ -25,30 +25,10 @@ from fl_app.server_app import serve
 from strategies.base import TooFewClients
 from tasks.data.base import OwnFile
 
+pytestmark = pytest.mark.usefixtures("deployed")
+
 Log = Callable[[], str]
 QUICK = {"rounds": 3, "enrol-timeout-s": 0.5, "min-clients": 2, "local-epochs": 2}
-
-
-def at_sites(*node_configs: Mapping[str, Any]) -> type[InlineGrid]:
-    """A grid whose nodes have these configs."""
-
-    class SitesGrid(InlineGrid):
-        def __init__(self, app: Any, run_config: Mapping[str, Any], nodes: int) -> None:
-            super().__init__(app, run_config, len(node_configs))
-            for context, node_config in zip(self._contexts.values(), node_configs, strict=True):
-                context.node_config = dict(node_config)
-
-    return SitesGrid
-
-
-def site(folder: Path, client: str, **others: Any) -> dict[str, Any]:
-    return {
-        "client": client,
-        "data": str(folder / f"{client}.csv"),
-        "label": "outcome",
-        "state": str(folder / "state"),
-        **others,
-    }
 
 
 def run(out: Path, nodes: Sequence[Mapping[str, Any]], **keys: Any) -> dict[str, Any]:
@@ -56,27 +36,6 @@ def run(out: Path, nodes: Sequence[Mapping[str, Any]], **keys: Any) -> dict[str,
     values = {"data": "csv", **QUICK, **{key.replace("_", "-"): value for key, value in keys.items()}, "out": str(out)}
     config = RunConfig.parse(values)
     return serve(at_sites(*nodes)(client_app.app, config.values(), len(nodes)), config)
-
-
-@pytest.fixture(autouse=True)
-def deployed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a machine of a site: no simulation is at work here."""
-    monkeypatch.delenv(CALLER, raising=False)
-    monkeypatch.delitem(sys.modules, "ray", raising=False)
-    open_data.cache_clear()
-
-
-@pytest.fixture
-def log(caplog: pytest.LogCaptureFixture) -> Iterator[Log]:
-    """What server and nodes logged from warnings on, with the exceptions' texts."""
-    flower = logging.getLogger("flwr")
-    flower.addHandler(caplog.handler)
-    yield lambda: "\n".join(
-        record.getMessage() + (f" {record.exc_info[1]}" if record.exc_info else "")
-        for record in caplog.records
-        if record.levelno >= logging.WARNING
-    )
-    flower.removeHandler(caplog.handler)
 
 
 @pytest.fixture
