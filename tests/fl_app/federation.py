@@ -11,10 +11,11 @@ from tasks.base import Rows
 
 
 class Federation:
-    """A finished run and the rows it trained on."""
+    """A finished run and the rows it trained on. Nothing that takes time beside the training is computed by default."""
 
     def __init__(self, out, **keys):
-        self.summary, folder = run(out, **keys)
+        nothing_beside = {"baselines": False, "standard_errors": False}
+        self.summary, folder = run(out, **{**nothing_beside, **keys})
         self.params = load_file(folder.model)
         checkpoint = Checkpoint.read(folder.checkpoint)
         self.config = checkpoint.config

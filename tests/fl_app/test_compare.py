@@ -57,8 +57,8 @@ def test_every_run_is_the_same_to_the_bit_as_alone(compare: Call, fl_app_run: Ca
     texts = {
         "": {},
         'strategy-args="momentum=0.9" rounds=4': {"strategy_args": "momentum=0.9", "rounds": 4},
-        "data=digits data-args= num-clients=3 solver=lbfgs batch-size=0": {
-            "data": "digits",
+        "data=breast-cancer data-args= num-clients=3 solver=lbfgs batch-size=0": {
+            "data": "breast-cancer",
             "data_args": "",
             "num_clients": 3,
             "solver": "lbfgs",

@@ -106,4 +106,5 @@ def test_metrics_from_the_clients_are_those_of_the_pooled_test_rows(tmp_path):
 
 
 def test_config_is_the_one_that_was_asked_for(tmp_path):
-    assert Federation(tmp_path).config == RunConfig.parse({**QUICK, "out": str(tmp_path)})
+    found = Federation(tmp_path, baselines=True, standard_errors=True).config
+    assert found == RunConfig.parse({**QUICK, "out": str(tmp_path)})
