@@ -101,14 +101,15 @@ def test_every_client_gets_what_the_loop_gives_it(name, work):
 
 @pytest.mark.parametrize("work", ["batches", "batches of one", "whole shards"])
 @pytest.mark.parametrize("name", TASKS)
-def test_a_client_gets_the_same_bits_in_a_group_of_1_7_and_500(name, work):
+def test_a_client_gets_the_same_bits_in_a_group_of_1_7_and_many(name, work):
     task, config = TASKS[name](), {**CONFIG, **WORK[work], "local-epochs": 1}
-    sizes = np.random.default_rng(0).integers(1, 25, 500)
-    members, params, seeds = shards(task.schema, sizes), start(task), list(range(500))
+    many = 100 if name in BY_VMAP else 500  # vmap takes no more than `together` of them at once
+    sizes = np.random.default_rng(0).integers(1, 25, many)
+    members, params, seeds = shards(task.schema, sizes), start(task), list(range(many))
     whole = task.fit_many(params, members, config, seeds)
-    for index in range(0, 500, 25):
+    for index in range(0, many, 25):
         assert_same_bits(task.fit_many(params, members[index : index + 1], config, [index])[0], whole[index])
-    for first in range(0, 493, 35):
+    for first in range(0, many - 7, 35):
         part = slice(first, first + 7)
         for one, other in zip(task.fit_many(params, members[part], config, seeds[part]), whole[part], strict=True):
             assert_same_bits(one, other)
