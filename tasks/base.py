@@ -3,29 +3,33 @@
 A task knows nothing of rounds, servers or the wire. It turns the rows of one client into a `NumPyClient`, and metric
 sums into means. Parameters are a tuple of arrays in the order of `Task.array_names`.
 
-What strategies may ask of fit beside training, by a key of its config; a task names in `fit_options` those it heeds:
+A strategy may ask more of fit than training, by a key of the fit config. A task lists in `fit_options` which of these
+keys its clients support:
 
-`proximal-mu` (float): the objective has mu/2 ||w - w_0||^2 added, over all parameters, w_0 being the received ones.
-`correction` (bool): fit receives the params and then as many arrays again, h, of their shapes and dtypes. Every step
-    goes along gradient + h. fit returns the new params and then, as many arrays again, the mean over its steps of the
-    gradients without h. After K steps of rate r from x to y that is (x - y) / (K r) - h. A parameter that is not
-    trained by gradients has zeros there. `FitConfig.split` takes the two apart. evaluate receives the params alone.
-`record-clip-norm`, `record-noise-multiplier`, `record-rate` (float, all or none), `record-rows` (int): every row is
-    protected (tasks/dp_sgd.py). A step takes each training row independently with probability record-rate; the gradient
-    of the loss of each, over all that is trained, is clipped to the norm; to their sum comes Gaussian noise of standard
-    deviation multiplier * norm in every coordinate; record-rate * record-rows divides it (without the key or at 0, the
-    client's own number of rows, which then is public), and the gradients of penalties are added. Sampling and noise
-    come from the operating system. Steps: local-steps, or local-epochs * ceil(1 / record-rate). batch-size is not used.
+`proximal-mu` (float): mu/2 ||w - w_0||^2 is added to the objective, over all parameters; w_0 are the received ones.
+`correction` (bool): fit receives the params, and behind them as many arrays again, h, of the same shapes and dtypes.
+    Every step goes along gradient + h. fit returns the new params, and behind them as many arrays again: the mean over
+    its steps of the gradients without h. After K steps of rate r from x to y that mean is (x - y) / (K r) - h. It is
+    zeros for a parameter that is not trained by gradients. `FitConfig.split` takes params and h apart. evaluate
+    receives the params alone.
+`record-clip-norm`, `record-noise-multiplier`, `record-rate` (float, all or none), `record-rows` (int): every single row
+    is protected (tasks/dp_sgd.py). A step draws each training row independently with probability record-rate. The
+    gradient of the loss of each drawn row, over all that is trained, is clipped to the norm. To the sum of these
+    gradients Gaussian noise is added, of standard deviation multiplier * norm in every coordinate. The result is
+    divided by record-rate * record-rows (where that key is missing or 0, by record-rate times the client's own number
+    of rows, which then is public), and the gradients of penalties are added. Sampling and noise come from the operating
+    system. There are local-steps steps, or local-epochs * ceil(1 / record-rate). batch-size is not used.
 
-A model may have arrays that do not travel, which a task then *holds* (`Task.holding`), the same in every process:
+A model may have arrays that do not travel. The task then *holds* them (`Task.holding`), the same in every process:
 
-`frozen_names`: neither trained nor sent.
-`personal_names`: every client trains its own; they stay on its node, which keeps them from round to round. The task
-    holds how they begin. The client has an attribute `state`, which is set before fit and evaluate: the client's own
-    arrays, or () where they are as they begin. fit leaves the new ones there; both measure the model with those that
-    they found. The parameters that come and go, and corrections, are without them; a proximal term pulls them to where
-    they began the round. Wherever a task takes the arrays of a model, those of `personal_names` may stand behind the
-    others; without them they are as they begin.
+`frozen_names`: arrays that are neither trained nor sent.
+`personal_names`: arrays of which every client trains its own. They stay on the client's node, which keeps them from
+    round to round; the task holds the values that they begin with. The client object has an attribute `state`, which
+    is set before fit and evaluate: to the client's own arrays, or to () where they still have the first values. fit
+    leaves the trained ones there. Both measure the model with the ones that they found. The params that fit receives
+    and returns, and corrections, do not contain them; a proximal term pulls them to where they began the round.
+    Wherever a task takes the arrays of a model, the personal ones may stand behind the others; where they are left
+    out, they have the first values.
 """
 
 from abc import ABC, abstractmethod
@@ -53,8 +57,8 @@ Scaling = tuple[NDArray[Any], NDArray[Any]]
 
 
 ObjectPath = NewType("ObjectPath", str)
-"""A constructor parameter of this type names an object as module:attribute; a simulation also finds those in the folder
-that it is started in."""
+"""A constructor parameter of this type names a Python object as `module:attribute`. In a simulation the module may also
+lie in the folder from which the run is started."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +90,9 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """What a table's columns are called. `classes` names the label's values in index order; empty for regression.
+    """The names of a model's columns. `classes` are those of the label, in the order of their indices; () for numbers.
 
-    shift, scale: what a label that is a number was shifted and divided by.
+    shift, scale: a label that is a number has had `shift` subtracted and was then divided by `scale`.
     """
 
     features: tuple[str, ...]
@@ -100,9 +104,9 @@ class Schema:
 
 @dataclass(frozen=True, slots=True)
 class CurvatureSums:
-    """Objective, gradient and Hessian as clients return them for `curvature`, averaged over `examples` rows.
+    """Objective, gradient and Hessian (`strategies.work.Curvature`), averaged over the `examples` rows of all clients.
 
-    l2: the weight of the penalty that is in them.
+    l2: the weight of the L2 penalty that they include.
     """
 
     arrays: Arrays
@@ -112,14 +116,14 @@ class CurvatureSums:
 
 @dataclass(frozen=True, slots=True)
 class Coefficients:
-    """Rows for model.json, and what their reader should know."""
+    """The coefficients of a linear model, one row for each, and a note for their reader; both go into model.json."""
 
     rows: tuple[dict[str, Any], ...]
     note: str
 
 
 class KeepsState(Protocol):
-    """What the client of a task with personal arrays is, besides a NumPyClient."""
+    """What a client of a task with personal arrays has, besides being a NumPyClient."""
 
     state: Arrays
 
@@ -131,7 +135,7 @@ class Task(ABC):
     """
 
     target: ClassVar[Target] = "class"
-    """What it predicts."""
+    """Whether it predicts a class or a number."""
     schema: Schema
     array_names: tuple[str, ...]
     """Names of the parameter arrays, in order."""
@@ -140,33 +144,36 @@ class Task(ABC):
     personal_names: tuple[str, ...] = ()
     """Names of the arrays that stay at each client."""
     statistics_names: tuple[str, ...] = ()
-    """Names of the params that are statistics of rows and not trained."""
+    """Names of the params that are statistics of rows and not trained, as those of batch normalisation."""
     held: Arrays = ()
     """The arrays of `held_names`."""
     fit_options: tuple[str, ...] = ()
-    """Which of these keys of a fit config its clients heed: `proximal-mu`, `correction`, the `record-` ones."""
+    """Which of the keys above its clients support: `proximal-mu`, `correction`, the `record-` ones."""
     metric_names: tuple[str, ...]
-    """Names of the sums that `measure`, and with it fit and evaluate of the clients, return."""
+    """Names of the sums that `measure` returns, and so fit and evaluate of the clients."""
 
     reports: tuple[str, ...]
     """Names of the metrics that `summarise` gives."""
     server_reports: tuple[str, ...] = ()
-    """Names of the metrics that `evaluate` gives besides, on rows held in one place."""
+    """Names of further metrics that `evaluate` gives, on rows that lie in one place."""
     metric_ranges: Mapping[str, tuple[float, float]] = MappingProxyType({})
-    """Of the metrics that `measure_rows` gives: the least and the greatest value of a row that counts where they are
-    released with noise. From what is declared, never from rows."""
+    """The metrics that `measure_rows` gives, each with its least and greatest value: where metrics are released with
+    noise, the value of a row is clipped to this range. It follows from what is declared, never from rows."""
 
     def __init__(self, schema: Schema) -> None:
         self.schema = schema
 
     @classmethod
     def wants(cls, arguments: Mapping[str, str]) -> Target:
-        """What the label is to be, where data can be read either way: by the run's task-args, before it is built."""
+        """Whether a label that can be read either way is to be read as classes or as numbers.
+
+        Asked before the task is built; `arguments` are the run's task-args.
+        """
         return cls.target
 
     @abstractmethod
     def initial_arrays(self, seed: int) -> Arrays:
-        """The parameters that training starts from: a pure function of the task and `seed`."""
+        """The parameters that training starts from. They depend on the task and `seed` alone."""
 
     @property
     def held_names(self) -> tuple[str, ...]:
@@ -175,15 +182,15 @@ class Task(ABC):
 
     @property
     def personal_start(self) -> Arrays:
-        """How the personal arrays begin."""
+        """The first values of the personal arrays."""
         return self.held[len(self.frozen_names) :]
 
     def initial_held(self, seed: int) -> Arrays:
-        """The arrays that do not travel, as they begin: a pure function of the task and `seed`."""
+        """The first values of the arrays that do not travel. They depend on the task and `seed` alone."""
         return ()
 
     def holding(self, held: Arrays) -> "Task":
-        """This task with other arrays that do not travel."""
+        """A copy of this task that holds other values of the arrays that do not travel."""
         if held:
             raise NotImplementedError(f"{type(self).__name__} holds no arrays")
         return self
@@ -193,30 +200,34 @@ class Task(ABC):
         """The Flower client of one data owner. Its fit and evaluate never write to what they receive."""
 
     def fits_many(self, config: Config) -> bool:
-        """Whether `fit_many` trains the clients under this fit config: a pure function of the task and the config.
+        """Whether clients are trained by `fit_many` under this fit config. Depends on the task and the config alone.
 
-        A subclass that changes what its clients do must change both, or give False.
+        A subclass whose clients train in another way has to override `fit_many` as well, or return False here.
         """
         return False
 
     def fit_many(
         self, params: Arrays, shards: Sequence[Shard], config: Config, seeds: Sequence[int]
     ) -> Sequence[Fit | Exception]:
-        """What fit of each client would return, or raise, from the same params and with its own `seed` in the config.
+        """Train many clients at once: for each, what its fit would return or raise.
 
-        Equal to it to 1e-5. What one client gets is the same to the bit whoever else is there. Neither corrections nor
-        personal arrays come here.
+        All start from `params`; `seeds` holds the `seed` of each client's fit config. Arrays equal those of fit to
+        1e-5. What one client gets is the same to the bit, whichever other clients are trained with it. Never called
+        with corrections or for a model with personal arrays.
         """
         raise NotImplementedError(f"{type(self).__name__} trains one client at a time")
 
     def check_device(self, name: str, *, here: bool = False) -> None:
-        """Refuse a value of the run's `device` that clients cannot train on; `here`: on this machine (ValueError)."""
+        """Raise ValueError for a value of the run's `device` that clients cannot train on.
+
+        With `here` also for one that this machine does not have.
+        """
         if name not in ("auto", "cpu"):
             raise ValueError("expected auto or cpu")
 
     @abstractmethod
     def check_config(self, config: Config) -> None:
-        """Refuse, before a run starts, a fit config that the clients would refuse in every round (ValueError)."""
+        """Raise ValueError for a fit config that the clients would refuse. Called before a run starts."""
 
     @abstractmethod
     def measure(self, arrays: Arrays, rows: Rows) -> dict[str, float | int]:
@@ -230,9 +241,9 @@ class Task(ABC):
         return {}
 
     def check_sums(self, sums: Sums) -> None:
-        """Refuse sums that no rows can give (ValueError): they come from elsewhere, and a mean is made of them.
+        """Raise ValueError for sums that no rows can have: they come from other machines.
 
-        Here: a number of examples that is not a whole number from 0 on.
+        This class checks that the number of examples is a whole number from 0 on.
         """
         examples = sums.get("examples", 0)
         if examples < 0 or examples != int(examples):
@@ -240,13 +251,14 @@ class Task(ABC):
 
     @abstractmethod
     def summarise(self, sums: Sums) -> dict[str, float]:
-        """Means from sums over all clients. The division is exact where the sums are; all nan with no examples."""
+        """Metrics from the sums over all clients; all nan where there are no examples."""
 
     def train_alone(self, rows: Rows, configs: Iterable[Config]) -> Arrays:
-        """The model trained on rows held in one place: what a federated result is compared with.
+        """The model trained on rows that lie in one place: the baseline that a federated model is compared with.
 
-        `configs` are the fit configs of the run, round by round. Here: as the only client of a federation, with its
-        personal arrays behind the others. Raises whatever fit raises; a run then has no such baseline.
+        `configs` are the fit configs of the run, round by round. This class trains as the only client of a federation
+        would, and returns the params with the personal arrays behind them. Raises whatever fit raises; the run then
+        has no such baseline.
         """
         arrays = self.initial_arrays(0)
         client = self.make_client(Shard("alone", rows, rows))
@@ -257,33 +269,39 @@ class Task(ABC):
     def predict(self, arrays: Arrays, x: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any] | None]:
         """For rows x (n, d): class indices (n,) and the probability of every class (n, K), or numbers (n,) and None.
 
-        Raises NotImplementedError for a task that cannot say.
+        Raises NotImplementedError for a task that cannot predict.
         """
         raise NotImplementedError(f"{type(self).__name__} does not predict")
 
     def add_to_graph(self, arrays: Arrays, graph: "Graph", rows: str) -> str:
-        """Write the model as ONNX operators (tasks/graph.py), for the tensor `rows` (n, d), float64, that predict gets.
+        """Add the model to a graph of ONNX operators (tasks/graph.py). Returns the name of the tensor with its output.
 
-        The name of the tensor that holds logits (n, K), whose softmax are the probabilities that `predict` gives; or
-        numbers, (n,) or (n, 1), which times the schema's scale and plus its shift are what `predict` gives. Raises
-        NotImplementedError for a task that cannot.
+        `rows` is the name of the input tensor, (n, d) float64: the x that `predict` gets. The output holds either
+        logits (n, K), whose softmax are the probabilities of `predict`; or numbers, (n,) or (n, 1), from which those of
+        `predict` come by multiplying with the schema's scale and adding its shift. Raises NotImplementedError for a
+        task that cannot be exported.
         """
         raise NotImplementedError(f"{type(self).__name__} defines no add_to_graph")
 
     def calibration(self, arrays: Arrays, rows: Rows) -> tuple[float, float] | None:
-        """What the model predicts on average, and what is: equal for a calibrated model. None where it has no meaning.
+        """(what the model predicts on average, what is observed): equal for a calibrated model.
 
-        Of two classes: the mean probability of the second one, and its share. Of more: the mean probability of the
-        predicted class, and the share of right predictions.
+        With two classes: the mean probability of the second class, and its share of the rows. With more: the mean
+        probability of the predicted class, and the share of right predictions. None where it has no meaning, as for
+        numbers.
         """
         return None
 
     def coefficients(
         self, arrays: Arrays, scaling: Scaling | None, survey: CurvatureSums | None
     ) -> Coefficients | None:
-        """Of a linear model, in the units of the raw columns where `scaling` (shift, scale) is known; else None."""
+        """The coefficients of a linear model; None for any other model.
+
+        They are in the units of the raw columns where `scaling`, (shift, scale) of the features, is known. With
+        `survey` they have standard errors.
+        """
         return None
 
     def evaluate(self, arrays: Arrays, rows: Rows) -> dict[str, float]:
-        """Metrics of the model on rows held in one place: the means, and what no sum over clients can give."""
+        """Metrics of the model on rows that lie in one place: those of `summarise`, and those of `server_reports`."""
         return self.summarise(self.measure(arrays, rows))

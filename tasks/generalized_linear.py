@@ -60,7 +60,7 @@ class GeneralizedLinearTask(MeasuredTask):
         return GeneralizedLinearClient(self, shard)
 
     def fits_many(self, config: Config) -> bool:
-        """With the solvers sgd and gd, not for records; not in a subclass with another client or objective."""
+        """With solver sgd or gd, without record-level privacy; not in a subclass with another client or objective."""
         asked, base = FitConfig.read(config), GeneralizedLinearTask
         plain = (type(self).make_client, type(self).objective) == (base.make_client, base.objective)
         known = asked.work == "train" and asked.solver in GRADIENT_SOLVERS and not asked.correction
@@ -143,7 +143,7 @@ class GeneralizedLinearTask(MeasuredTask):
     def coefficients(
         self, arrays: Arrays, scaling: Scaling | None, survey: CurvatureSums | None
     ) -> Coefficients | None:
-        """In the units of columns and label. Of more than one output those of each against the first."""
+        """In units of columns and label. With several outputs, the coefficients of each minus those of the first."""
         outputs, features, unit = self.family.outputs, self.schema.features, self.schema.scale
         shift, scale = scaling or (np.zeros(len(features)), np.ones(len(features)))
         weights, intercept = arrays

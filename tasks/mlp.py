@@ -31,7 +31,11 @@ class MlpTask(TorchTask):
         super().__init__(schema, **training)
 
     def fits_many(self, config: Config) -> bool:
-        """Also by itself: on the CPU with sgd and gd, all layers trained in float32 without dropout or clipping."""
+        """With `together` above 1, as any PyTorch model; and where numpy can train clients (tasks/mlp_together.py).
+
+        That is on the CPU, with the solvers sgd and gd, where all layers are trained, in float32 and without dropout or
+        clipping of gradients.
+        """
         asked, options, base = FitConfig.read(config), self.options, MlpTask
         plain = (type(self).make_client, type(self).build) == (base.make_client, base.build) and not self.held_names
         known = plain and not self.dropout and not options.gradient_clip and options.precision == "float32"

@@ -53,7 +53,7 @@ class TorchTask(MeasuredTask):
         freeze: names of tensors or layers that are not trained, with wildcards, separated by commas
         personal: names of tensors or layers that stay at each client, in the same way
         together: how many clients of a node are trained at once, by torch.func.vmap, of models without dropout or batch
-            normalisation. A node with few clients computes as much. 1 = in the way of the task itself
+            normalisation. A node with fewer clients computes as much as for so many. 1 = in the way of the task itself
         batch_norm: average its parameters and statistics as all others, or keep them local (FedBN, arXiv:2102.07623)
     """
 
@@ -115,17 +115,17 @@ class TorchTask(MeasuredTask):
         return self.layout.read(self._built(seed))
 
     def initial_held(self, seed: int) -> Arrays:
-        """Drawn with the others."""
+        """Drawn together with the params."""
         return Layout(self.held_names).read(self._built(seed))
 
     def holding(self, held: Arrays) -> "TorchTask":
-        """Shares the rows on the device, and no module."""
+        """The copy shares the rows that are on the device. It makes modules of its own."""
         task = copy(self)
         task.held, task._local = held, threading.local()
         return task
 
     def fits_many(self, config: Config) -> bool:
-        """With `together` above 1; not in a subclass that has another client."""
+        """With `together` above 1, without record-level privacy, and not in a subclass whose clients are others."""
         plain = self.together > 1 and type(self).make_client is TorchTask.make_client
         return plain and FitConfig.read(config).record is None
 
@@ -160,7 +160,7 @@ class TorchTask(MeasuredTask):
             choose_device(name)
 
     def check_config(self, config: Config) -> None:
-        """Beside what `FitConfig` refuses: solvers and work that need more than a gradient."""
+        """Refuses what `FitConfig` does, and solvers and work that need more than a gradient."""
         asked = FitConfig.read(config)
         if asked.work != "train":
             raise ValueError(
