@@ -49,7 +49,7 @@ class Head:
 
     @classmethod
     def of(cls, values: object) -> "Head | None":
-        """The inverse of `values`; None for what is no head, as from a side that keeps no log."""
+        """The inverse of `values`; None where `values` is no head, as from a side that keeps no log."""
         if not isinstance(values, Mapping):
             return None
         log, seq, mac = (values.get(key) for key in ("log", "seq", "mac"))
@@ -92,7 +92,7 @@ class AuditLog:
         return tuple(heads[-len(entries) :])
 
     def keyed(self, parts: Iterable[bytes | memoryview]) -> str:
-        """A hash that nobody can compute who has not the key, of a log that has been written to."""
+        """A hash that cannot be computed without the log's key. The log must have been written to."""
         return _mac(read_key(key_beside(self._path), private=True), *parts)
 
     @contextmanager
@@ -117,8 +117,11 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What a log holds. `recovered`: entries that account for what a crash left unfinished. `shown`: how many heads of
-    this log the other side has kept, where it was asked."""
+    """What a log holds.
+
+    `recovered`: how many entries account for a line that a crash left unfinished. `shown`: how many heads of this log
+    the other side's log holds; None where there was none to compare with.
+    """
 
     entries: int
     recovered: int
@@ -217,7 +220,7 @@ def _compared(heads: list[Head], kept: list[Head], path: Path) -> Problem | None
 
 
 def _earlier(one: Problem | None, other: Problem | None) -> Problem | None:
-    """A log that is broken ends where it is; that the other side has seen more of it is then no second fault."""
+    """The problem with the earlier entry: a log counts as broken from there on, and later faults may follow from it."""
     if one is None or other is None:
         return one or other
     return other if other.entry < one.entry else one

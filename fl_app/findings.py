@@ -1,4 +1,4 @@
-"""What is found out once training is over: baselines, how the model does at each site, coefficients.
+"""What is found out once training is over: baselines, how good the model is at each site, coefficients.
 
 Baselines are the same model trained on the pooled rows, and by each client alone, measured on the same test rows. They
 need all rows in one place, so they exist where the data can be opened there: in simulations. In a federation of real
@@ -26,9 +26,9 @@ from tasks.base import Coefficients, CurvatureSums, Rows, Shard, Task
 from tasks.data.design import Design
 
 MAX_SITES = 100
-"""More clients than this are not trained alone one by one: so many are drawn, and the others are counted."""
+"""How many clients at most are trained alone and listed one by one; of more, so many are drawn at random."""
 FEWEST_TO_SHOW = 5
-"""A site's own metrics are shown from so many test rows on: those of two patients tell how both fared."""
+"""A site's own metrics are shown only if it has so many test rows: those of two patients would tell how both fared."""
 MAX_PARAMETERS = 1_000
 """Above this many no Hessian is asked for: it would be larger than 4 MB a client, and cubic in time here."""
 
@@ -69,7 +69,10 @@ def wants_curvature(task: Task, config: RunConfig, params: Arrays, design: Desig
 def coefficients(
     task: Task, config: RunConfig, params: Arrays, design: Design, survey: Survey | None
 ) -> Coefficients | None:
-    """Of a linear model; with standard errors where the survey of all clients gave the curvature."""
+    """The coefficients of a linear model; None for another model.
+
+    They have standard errors where the survey brought the curvature of all clients.
+    """
     sums = None
     if survey is not None and survey.curvature is not None:
         sums = CurvatureSums(survey.curvature, survey.examples, config.l2)
@@ -136,7 +139,7 @@ def compared(
 
 
 def _completed(task: Task, site: Site, sums: Mapping[str, Mapping[str, Fraction]] | None) -> Site:
-    """With what the client told, where it is not known from its rows."""
+    """The row of a site, with what the client itself measured wherever nothing could be computed from its rows."""
     told = {} if sums is None else _told(task, sums)
     return {**site, **{key: value for key, value in told.items() if site.get(key) is None}}
 
@@ -170,7 +173,7 @@ def _chosen(shards: Sequence[Shard], seed: int) -> list[Shard]:
 
 
 def _trained(task: Task, config: RunConfig, rows: Rows) -> Arrays | None:
-    """The model of these rows alone; None, and a word in the log, where there is none."""
+    """The model trained on these rows alone; None, with a warning in the log, where training failed."""
     if not len(rows):
         return None
     configs = (
@@ -208,7 +211,10 @@ def _table(task: Task, sites: Sequence[Site], left_out: int) -> dict[str, Any]:
 
 
 def _baselines(task: Task, whole: Metrics | None, alone: Sequence[Metrics]) -> dict[str, Any]:
-    """`local_worst` and `local_best` are so metric by metric: of different clients, it may be."""
+    """The summary of the baselines. `local_worst` and `local_best` are taken for each metric by itself.
+
+    So they may come from different clients.
+    """
     if not alone:
         return {"pooled": whole, "local_mean": None, "local_worst": None, "local_best": None, "clients": 0}
     names = [name for name in alone[0] if all(name in metrics for metrics in alone)]

@@ -27,7 +27,10 @@ class OwnFiles:
         self._noted = state / file_name(job) / file_name(own.client) / f"files-{node}.sha256"
 
     def note(self) -> None:
-        """Remember them as they are: the client enrols. Files that cannot be read are left to who reads them."""
+        """Remember the files as they are now, when the client enrols.
+
+        Nothing is raised for files that cannot be read: the code that reads the rows does that.
+        """
         try:
             found = self._sha256()
         except OSError:

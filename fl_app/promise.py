@@ -1,4 +1,7 @@
-"""What a run promises of privacy, on disk: its ledger, and privacy.json, which people read."""
+"""What a run promises of privacy, on disk: its ledger, and privacy.json, which people read.
+
+Here also stands whether a run can keep its promise at all, which is refused before the start.
+"""
 
 from typing import Any
 
@@ -57,10 +60,10 @@ BY_SERVER = "The rows that the server tests the model on, whose metrics are exac
 
 
 def settled_strategy(config: RunConfig, folder: RunFolder) -> ComposedStrategy:
-    """The strategy as the server has it: it knows the number of clients, and in a resumed run the noise so far.
+    """The strategy as the server builds it: with the number of clients and, in a resumed run, the noise used so far.
 
-    Raises Refused where that number is not known and privacy rests on it, where the budget of a new run does not pay
-    for one round, and where a resumed run has lost its ledger.
+    Raises Refused where privacy rests on the number of clients and it is not known, where the budget of a new run does
+    not pay for one round, and where a resumed run has lost its ledger.
     """
     if build_strategy(config).protection is None:
         return build_strategy(config)
@@ -87,7 +90,10 @@ def settled_strategy(config: RunConfig, folder: RunFolder) -> ComposedStrategy:
 
 
 def _check_clients_noise(config: RunConfig, clients: int, noise: float) -> None:
-    """Raises ValueError where clients, who know the plan of the run and not its ledger, would add another noise."""
+    """Raises ValueError where clients would add another noise than so far.
+
+    They know how many rounds are planned, but not the ledger; so the noise they compute follows from `rounds`.
+    """
     protection = build_strategy(config, clients).protection
     if protection is not None and protection.noise_multiplier != noise:
         raise ValueError(
@@ -97,7 +103,7 @@ def _check_clients_noise(config: RunConfig, clients: int, noise: float) -> None:
 
 
 def _check_nothing_is_forgotten(folder: RunFolder, protection: Protection) -> None:
-    """Raises Refused where the ledger does not pay for all that the checkpoint has: lost, or an old copy."""
+    """Raises Refused where the ledger lacks releases that the checkpoint's rounds made: it is lost, or an old copy."""
     played = Checkpoint.read(folder.checkpoint).state.round
     entries = _read(folder).entries if folder.ledger.exists() else ()
     trained = max((entry.round for entry in entries if entry.release.what not in BESIDE), default=1 - protection.every)
@@ -186,8 +192,8 @@ def _of_server(protection: Protection) -> list[str]:
 
 
 def _metrics(config: RunConfig, protection: Protection, schema: Schema) -> dict[str, Any]:
-    """What the metrics of the run are worth, where they are released with noise. Where rows are protected that depends
-    on how many test rows clients have: `stddev_times_rows` is to be divided by so many."""
+    """Ranges and noise of the run's metrics, where they are released with noise; else nothing. Where rows are protected
+    the noise depends on how many test rows clients have: `stddev_times_rows` is to be divided by that number."""
     if protection.metrics is None:
         return {}
     asked = PrivateMetrics(protection, build_task(config, schema).metric_ranges)
@@ -207,7 +213,7 @@ def _entry(ledger: Ledger, what: str) -> dict[str, Any]:
 
 
 def claimed(privacy: dict[str, Any] | None) -> dict[str, Any] | None:
-    """What of it stands in summary.json."""
+    """The part of privacy.json that also stands in summary.json."""
     if privacy is None:
         return None
     epsilon = claimed_epsilon(privacy)

@@ -1,10 +1,12 @@
-"""What of each message goes into the audit logs, and the receipts that travel with messages.
+"""What goes into the audit logs about each message, and the receipts that travel with messages.
 
-An order carries the head of the server's log, in the record "audit"; an answer that of the node's, in "receipt"; each
-side keeps the other's. A side that keeps no log, as in a simulation, sends none and is not asked for one.
+An order carries the head of the server's log, in the record "audit"; an answer carries the head of the node's log, in
+"receipt"; each side enters the other's head into its own log. A side that keeps no log, as in a simulation, sends no
+head and is not asked for one.
 
-Of a run: its configuration's hash and the keys that name no path, column or client. Of what is sent: its bytes, and a
-hash that only the holder of the log's key can compute. Never counts of rows, names or metrics.
+About a run a log holds the hash of its configuration and the keys that name no path, column or client. About what is
+sent it holds the number of bytes, and a hash that only the holder of the log's key can compute. It never holds counts
+of rows, names or metrics.
 """
 
 from collections.abc import Iterable, Iterator
@@ -56,19 +58,22 @@ class NodeLog:
 
     @classmethod
     def of(cls, message: Message, context: Context) -> "NodeLog | None":
-        """None for a node without a file of its own: in a simulation nobody keeps a log. Raises Refused."""
+        """The log of the node that received a message; None where it has no file of its own, as in a simulation.
+
+        Raises Refused.
+        """
         if own_file(context.node_config) is None:
             return None
         return cls(AuditLog(state_folder(RunConfig.parse({}), context.node_config) / NODE_LOG), message, context)
 
     def asked(self) -> None:
-        """Before anything is done: what the message asks, and how far the server's log was."""
+        """Enter what the message asks, and the head of the server's log. Called before anything is done."""
         config = self._config()
         run = {} if config is None else _about_run(config)
         self._log.append({"kind": "asked", **_about(self._message), **run, **_their(self._message.content, ORDER)})
 
     def answered(self, reply: Message, declined: Declined | None = None) -> None:
-        """What is about to be sent, which gets its receipt here."""
+        """Enter the reply that is about to be sent, and put the receipt into it."""
         entry = {"kind": "answered", **_about(self._message), "bytes": wire.message_bytes(reply)}
         entry["sent"] = self._log.keyed(_parts(reply.content))
         if declined is not None:
@@ -78,11 +83,11 @@ class NodeLog:
         reply.content[RECEIPT] = _record(self._log.append(entry)[-1])
 
     def failed(self, error: Exception) -> None:
-        """That there is no answer. What is wrong may quote data, and stands in the node's other log."""
+        """Enter that there is no reply. The error's text may quote data, so it stands in the node's other log alone."""
         self._log.append({"kind": "failed", **_about(self._message), "error": type(error).__name__})
 
     def _config(self) -> RunConfig | None:
-        """None where the run's configuration is none."""
+        """The run's configuration; None where it cannot be read."""
         try:
             return variant_config(self._run_config, variant_of(wire.read_config(self._message.content)))
         except (ValueError, TypeError):  # Refused and WireError are ValueErrors

@@ -1,4 +1,4 @@
-"""Names in a run config -> objects, built from "key=value key=value" by the signature of their constructors.
+"""From names in a run config to objects, built from "key=value key=value" by the signature of their constructors.
 
 A constructor's keyword-only parameters are its arguments: their names (kebab-case in the string), types and defaults
 come from the signature, what they mean from the `Args:` section of the class docstring.

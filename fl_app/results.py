@@ -1,6 +1,7 @@
 """What a run leaves behind: the model and the summary, written from the checkpoint and rounds.jsonl alone.
 
-So the ServerApp that came to its end and the command line that found it dead write the same files.
+So the same files are written by a ServerApp that has come to its end, and by the command line after it found that the
+ServerApp is dead.
 """
 
 import platform
@@ -96,7 +97,7 @@ def _about_model(checkpoint: Checkpoint, findings: Findings) -> dict[str, Any]:
 
 
 def _about_held(checkpoint: Checkpoint, frozen: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
-    """What of the model is not in its arrays: the frozen ones are in the file, the personal ones at the clients."""
+    """The model's arrays that did not travel: the frozen ones are in its file, the personal ones at the clients."""
     about: dict[str, Any] = {}
     if frozen:
         about["frozen"] = {"arrays": _entries(frozen), "sha256": params_sha256(tuple(frozen), tuple(frozen.values()))}
@@ -152,18 +153,18 @@ def _summary(
 
 
 def _sum(values: Iterable[int | None]) -> int | None:
-    """None where one of them is a secret."""
+    """The sum; None where one of the values is secret."""
     known = list(values)
     return None if None in known else sum(value for value in known if value is not None)
 
 
 def _last_metrics(history: list[RoundReport]) -> Metrics | None:
-    """Those of the final model; None where it was not evaluated."""
+    """The metrics of the final model; None where it was not evaluated."""
     return history[-1].to_json()["metrics"] if history else None
 
 
 def versions() -> dict[str, str | None]:
-    """Of this app and of what its numbers depend on; None for what is not installed."""
+    """The versions of this app and of what its numbers depend on; None for what is not installed."""
     found: dict[str, str | None] = {"app": __version__, "python": platform.python_version()}
     for package in ("flwr", "numpy", "torch"):
         try:

@@ -31,7 +31,7 @@ class Aggregator(ABC):
 
     @property
     def fewest(self) -> int:
-        """With fewer updates there is no aggregate, whatever min-clients allows."""
+        """The fewest updates that can be aggregated, whatever min-clients says."""
         return 0
 
     @abstractmethod
@@ -60,7 +60,7 @@ class WeightedMean(Aggregator):
 
 @dataclass(frozen=True)
 class FixedDivisor(Aggregator):
-    """sum(w_i x_i) / divisor. The divisor is settled before anybody answers, so who does not answer counts as zero."""
+    """sum(w_i x_i) / divisor. The divisor is fixed before the round: a client that does not answer counts as zero."""
 
     divisor: float
 

@@ -1,4 +1,4 @@
-"""What is known of a round once it is over."""
+"""What is known of a round once it is over: the report that becomes a line of rounds.jsonl."""
 
 import math
 from collections.abc import Mapping
@@ -63,7 +63,7 @@ class RoundReport:
     left_out: tuple[str, ...] | None = ()
 
     def metric(self, name: str) -> float | None:
-        """The metric of the model after the round, else of the one before it, else None."""
+        """A metric of the model after the round; else of the model that the round began with; else None."""
         for known in (self.metrics, self.train_metrics):
             value = (known or {}).get(name)
             if value is not None and math.isfinite(value):

@@ -1,7 +1,7 @@
 """Who takes part in a round. Samplers draw clients, never nodes: where a client is hosted changes nothing.
 
-A sampler whose draw makes a promise of privacy stronger is *secret*: it draws from the entropy of the operating system,
-and whom it drew leaves the server process only towards those who were drawn.
+A sampler is *secret* where a promise of privacy counts on nobody knowing who was drawn. It then draws from the entropy
+of the operating system, and the server tells nobody who was drawn but the nodes of these clients.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ NEVER: Mapping[str, int] = MappingProxyType({})
 
 
 def derive_seed(seed: int, *parts: object) -> int:
-    """A seed of its own for each (run seed, parts): 64 bits of a hash, so that none is near another."""
+    """The seed for one purpose of a run: 64 bits of a hash of (run seed, parts)."""
     text = "/".join(map(str, (seed, *parts)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
@@ -46,7 +46,7 @@ class Sampler(ABC):
     secret: ClassVar[bool] = False
     """Whether a promise of privacy rests on nobody knowing who was drawn."""
     spaced: ClassVar[bool] = False
-    """Whether it has to know when a client was used last."""
+    """Whether it has to know for which round each client was drawn last."""
 
     @abstractmethod
     def sample(self, clients: Sequence[str], draw: Draw) -> tuple[str, ...]:
@@ -57,11 +57,11 @@ class Sampler(ABC):
         """How many clients a cohort has, or is expected to have."""
 
     def awaited(self, cohort: int) -> int:
-        """How many good updates of a cohort of this size close the round."""
+        """With how many good updates the round ends, for a cohort of this size."""
         return cohort
 
     def describe(self) -> Sampling:
-        """What the accountant may assume of it."""
+        """How it draws, in the accountant's terms."""
         return Sampling("none")
 
 
@@ -140,7 +140,7 @@ class Poisson(OfPopulation):
     secret = True
 
     def sample(self, clients: Sequence[str], draw: Draw) -> tuple[str, ...]:
-        """Whoever the coin fell for; the probability is exact, and no seed foretells it."""
+        """Those for whom the coin fell. The probability is exact, and no seed foretells the outcome."""
         return tuple(client for client in clients if self.source.randrange(self.population) < self.size)
 
     def describe(self) -> Sampling:
