@@ -106,10 +106,13 @@ def _mechanism(privacy: Facts) -> tuple[str, ...]:
     }
     everyone = sampling["kind"] != "none" and sampling["rate"] == 1
     measured = (_measured(privacy["metrics"], unit),) if "metrics" in privacy else ()
+    length = privacy.get("noise_to_updates")
+    beside = () if length is None else (f"All noise is {length:.2g} times as long as all updates together can be.",)
     return (
         f"{mechanism[0].upper()}{mechanism[1:]}.",
         f"{contribution} is clipped to {bound}; the noise has {noise:.4g} times that as its standard deviation.",
         f"Every {unit} takes part in every release." if everyone else drawn[sampling["kind"]],
+        *beside,
         *measured,
     )
 

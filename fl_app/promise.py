@@ -3,6 +3,7 @@
 Here also stands whether a run can keep its promise at all, which is refused before the start.
 """
 
+from math import sqrt
 from typing import Any
 
 from fl_app.assembly import build_dataset, build_strategy, build_task, population
@@ -17,6 +18,8 @@ from strategies.base import ComposedStrategy
 from strategies.history import finite
 from strategies.private_metrics import PrivateMetrics
 from strategies.protection import BESIDE, METRICS, Protection
+from strategies.transforms.noise import NoiseOnSum
+from strategies.update import Arrays
 from tasks.base import Schema
 
 NOT_COVERED = (
@@ -136,10 +139,8 @@ def _read(folder: RunFolder) -> Ledger:
         raise Refused("the ledger cannot be read", str(folder.ledger), str(error)) from error
 
 
-def privacy_json(
-    folder: RunFolder, config: RunConfig, rounds: int, metrics_on: str | None, schema: Schema
-) -> dict[str, Any] | None:
-    """The content of privacy.json after `rounds` rounds; None where nothing is promised. `schema`: of the columns.
+def privacy_json(folder: RunFolder, config: RunConfig, rounds: int, checkpoint: Checkpoint) -> dict[str, Any] | None:
+    """The content of privacy.json after `rounds` rounds; None where nothing is promised.
 
     Everything that was written into the ledger counts, whether or not the round came to its end.
     """
@@ -159,7 +160,7 @@ def privacy_json(
     not_covered += [OF_ROUNDING] if terms.unit == "record" and protection.metrics else []
     not_covered += [] if strategy.sampler.secret else [BY_DROPPING]
     not_covered += [BY_STOPPING] if config.stop != "rounds" else []
-    not_covered += [BY_SERVER] if metrics_on == "server" else []
+    not_covered += [BY_SERVER] if checkpoint.metrics_on == "server" else []
     content: dict[str, Any] = finite(
         {
             "schema": 1,
@@ -175,7 +176,8 @@ def privacy_json(
             "epsilon": {"pld": total.pld, "rdp": total.rdp},
             "delta": terms.delta,
             "target_epsilon": mechanism["target_epsilon"],
-            **_metrics(config, protection, schema),
+            **_noise_to_updates(config, mechanism["noise_multiplier"], rounds, checkpoint.state.params),
+            **_metrics(config, protection, checkpoint.design.schema),
             "curve": [[number, epsilon] for number, epsilon in enumerate(epsilons, 1)],
             "not_covered": not_covered,
             "trust": [*protection.trust, *_of_server(protection)],
@@ -189,6 +191,21 @@ def _of_server(protection: Protection) -> list[str]:
     if protection.by_clients:
         return []
     return [*([OF_MEANS] if protection.means else []), *([OF_METRICS] if protection.metrics else [])]
+
+
+def _noise_to_updates(config: RunConfig, noise: float, rounds: int, params: Arrays) -> dict[str, Any]:
+    """How long the noise of all rounds is beside all updates, were these as long as the clip norm and of one direction.
+
+    Above 1 a run can hardly have learned anything. Told where the server adds new noise to each sum of updates: with
+    noise multiplier z, P parameters, cohorts of m clients and T rounds it is z sqrt(P) sqrt(T) / m beside T, both in
+    units of the clip norm.
+    """
+    strategy = build_strategy(config, population(config))
+    if not rounds or not any(isinstance(transform, NoiseOnSum) for transform in strategy.pipeline.transforms):
+        return {}
+    cohort = strategy.sampler.cohort_size(strategy.basics.population)
+    size = sum(array.size for array in params)
+    return {"noise_to_updates": noise * sqrt(size / rounds) / cohort}
 
 
 def _metrics(config: RunConfig, protection: Protection, schema: Schema) -> dict[str, Any]:
@@ -219,5 +236,5 @@ def claimed(privacy: dict[str, Any] | None) -> dict[str, Any] | None:
     epsilon = claimed_epsilon(privacy)
     by = [name for name, value in privacy["epsilon"].items() if value is not None and value == epsilon]
     accountant = by[0] if by else None
-    metrics = {"metrics": privacy["metrics"]} if "metrics" in privacy else {}
-    return {"unit": privacy["unit"], "epsilon": epsilon, "delta": privacy["delta"], "accountant": accountant, **metrics}
+    also: dict[str, Any] = {key: privacy[key] for key in ("noise_to_updates", "metrics") if key in privacy}
+    return {"unit": privacy["unit"], "epsilon": epsilon, "delta": privacy["delta"], "accountant": accountant, **also}

@@ -75,6 +75,12 @@ def _privacy(summary: Mapping[str, Any]) -> list[str]:
             f"warning: delta is above one over the number of clients, {1 / summary['clients']:.2g}: it would allow to "
             "give one client's rows away"
         )
+    if (noise := privacy.get("noise_to_updates") or 0.0) > 1:
+        said.append(
+            f"warning: the noise of all rounds is {short_number(noise)} times as long as all updates together can be: "
+            "the model can hardly have learned anything. Take more clients, fewer parameters or a larger epsilon; of a "
+            "few clients with many rows, strategy=record-dp-fedavg protects the rows"
+        )
     return said
 
 

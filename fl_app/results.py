@@ -121,9 +121,7 @@ def _summary(
     rounds_s = sum(report.seconds.get("total", 0.0) for report in history)
     startup_s = checkpoint.startup_s if checkpoint else 0.0
     secret = any(report.good is None for report in history)
-    privacy = None
-    if checkpoint:
-        privacy = privacy_json(folder, config, len(history), checkpoint.metrics_on, checkpoint.design.schema)
+    privacy = privacy_json(folder, config, len(history), checkpoint) if checkpoint else None
     if privacy is not None:
         folder.write_json(folder.privacy, privacy)
     return {

@@ -34,6 +34,7 @@ from fl_app.errors import Refused
 from fl_app.inline import InlineGrid
 from fl_app.job import resumed_job
 from fl_app.profiles import load_profile
+from fl_app.report import closing_lines
 from privacy.accounting import Release, Sampling, spent
 from privacy.ledger import Ledger
 from strategies.base import TooFewClients
@@ -62,6 +63,7 @@ def test_what_a_run_says_it_spent_is_what_the_accountant_says_of_its_releases(tm
         "epsilon": cost.epsilon,
         "delta": delta,
         "accountant": cost.accountant,
+        **{key: told[key] for key in ("noise_to_updates",) if key in told},
     }
     assert told["epsilon"] == {"pld": cost.pld, "rdp": cost.rdp}
     by_round = [costs(name, rounds).epsilon for rounds in (1, 2, 3, 4)]
@@ -93,6 +95,20 @@ def test_it_is_said_whether_a_row_stands_for_a_person(tmp_path, fl_app, rows_per
     expected = ("patient", False, True) if rows_per_group else (None, True, False)
     assert (told.get("one_row_each"), bool(further), said) == expected
     assert ("stands under several values of 'patient'" in text) == bool(rows_per_group)
+
+
+def test_a_run_of_too_few_clients_to_learn_under_its_noise_says_so(tmp_path, fl_app):
+    """With 5 parameters, 4 rounds and cohorts of 4 (of 12): z sqrt(5 / 4) / 4."""
+    for noise, warned in ((1.5, False), (50, True)):
+        summary, folder = private_run(tmp_path / str(noise), "dp-fedavg", f"noise-multiplier={noise}")
+        expected = noise * np.sqrt(5 / 4) / 4
+        assert read_json(folder.privacy)["noise_to_updates"] == pytest.approx(expected)
+        told = [line for line in closing_lines(summary, folder.path) if line.startswith("warning: the noise of all")]
+        assert bool(told) == warned
+        text = " ".join(fl_app("privacy", "explain", str(folder.path)).out.split())
+        assert f"All noise is {expected:.2g} times as long as all updates together can be." in text
+    for name in ("dp-ftrl", "local-dp-fedavg"):  # whose noise adds up otherwise
+        assert "noise_to_updates" not in read_json(private_run(tmp_path / name, name)[1].privacy)
 
 
 @pytest.mark.parametrize(
