@@ -84,10 +84,11 @@ class RecordPrivacy:
 
 
 def poisson(num_rows: int, rate: float, entropy: Entropy) -> NDArray[np.intp]:
-    """The rows of one step, each there independently with probability `rate`, to within 2^-64: (m,), ascending."""
+    """The rows of one step (m,), ascending, each there independently with probability `rate`, rounded down to 2^-32."""
     if rate >= 1:
         return np.arange(num_rows)
-    return np.flatnonzero(entropy.words(num_rows) < np.uint64(int(rate * 2.0**64)))
+    words = entropy.words((num_rows + 1) // 2).view(np.uint32)[:num_rows]
+    return np.flatnonzero(words < np.uint32(int(rate * 2.0**32)))
 
 
 def shrinking(norms: NDArray[Any], clip_norm: float) -> NDArray[Any]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from privacy.entropy import Entropy
@@ -57,27 +58,33 @@ class PrivateGradient:
     def _noise(self, stddev: float, device: torch.device) -> list[Tensor]:
         values = self.per_example.trained.values()
         sizes = [value.numel() for value in values]
-        noise = standard_normal(sum(sizes), self.entropy, device) if stddev else torch.zeros(sum(sizes), device=device)
-        parts = torch.split(noise.mul_(stddev), sizes)
+        parts = torch.split(normals(sum(sizes), stddev, self.entropy, device), sizes)
         return [part.view_as(value).to(widened(value.dtype)) for part, value in zip(parts, values, strict=True)]
 
 
-def standard_normal(size: int, entropy: Entropy, device: torch.device) -> Tensor:
-    """Independent standard normals (size,), float32, by Box & Muller 1958 (doi:10.1214/aoms/1177706645).
+def normals(size: int, stddev: float, entropy: Entropy, device: torch.device) -> Tensor:
+    """Independent normals of mean 0 (size,), float32, by Box & Muller 1958 (doi:10.1214/aoms/1177706645).
 
     float32, since training is: `privacy.gaussian.normal`, in float64, would take longer than a step. Of a word the
-    upper 40 bits give a radius and the lower 24 an angle, so that numbers come out to 7.4 standard deviations; the mass
+    upper 39 bits give a radius and the lower 24 an angle, so that numbers come out to 7.4 standard deviations; the mass
     beyond is 1e-13. As said there of float64, which numbers can occur is no real Gaussian.
     """
+    if not stddev:
+        return torch.zeros(size, device=device)
     half = (size + 1) // 2
-    words = entropy.words(half).view(np.int64)
-    # The magnitude of a signed number, since float32 has its digits near 0, where the logarithm needs them.
-    uniform = torch.from_numpy((words >> 24).astype(np.float32)).to(device).abs_().add_(0.5).mul_(2.0**-39)
-    diameter = uniform.log_().mul_(-8).sqrt_()
-    turn = torch.from_numpy((words & (2**24 - 1)).astype(np.float32)).to(device)
-    tangent = turn.mul_(math.pi * 2.0**-24).tan_()  # of half the angle: a tangent costs half of a sine and a cosine
+    words = entropy.words(half)
+    # From 0 up, not down from 1, since float32 has its digits near 0, where the logarithm needs them.
+    uniform = _floats(words >> np.uint64(25), device).add_(0.5).mul_(2.0**-39)
+    diameter = uniform.log_().mul_(-8 * stddev**2).sqrt_()
+    turn = _floats(words & np.uint64(2**24 - 1), device).mul_(math.pi * 2.0**-24)
+    tangent = turn.tan_()  # of half the angle: a tangent costs half of a sine and a cosine
     share = tangent.square().add_(1).reciprocal_().mul_(diameter)
-    normals = torch.empty(2, half, device=device)
-    torch.sub(share, diameter, alpha=0.5, out=normals[0])
-    torch.mul(tangent, share, out=normals[1])
-    return normals.flatten()[:size]
+    drawn = torch.empty(2, half, device=device)
+    torch.sub(share, diameter, alpha=0.5, out=drawn[0])
+    torch.mul(tangent, share, out=drawn[1])
+    return drawn.flatten()[:size]
+
+
+def _floats(numbers: NDArray[np.uint64], device: torch.device) -> Tensor:
+    """Whole numbers below 2^63 as float32."""
+    return torch.from_numpy(numbers.view(np.int64).astype(np.float32)).to(device)

@@ -24,7 +24,7 @@ from tasks.logistic import LogisticTask
 from tasks.mlp import MlpTask
 from tasks.objective import Objective
 from tasks.own_torch import OwnTorchTask
-from tasks.torch_dp_sgd import standard_normal
+from tasks.torch_dp_sgd import normals
 from tasks.torch_per_example import PerExample, layers_of
 
 TWO = Schema(("a", "b", "c"), "y", ("no", "yes"))
@@ -501,17 +501,17 @@ def test_a_poisson_batch_has_the_size_and_the_rows_that_the_rate_says():
     ids=str,
 )
 def test_the_number_of_steps_follows_from_public_values_alone(name, changes, steps):
-    """Told by the words that are drawn: one for every row and step, and those of the noise."""
+    """Told by the words that are drawn: one for every two rows and step, and those of the noise."""
     task = TASKS[name]()
     asked = {**RECORD, "record-rate": 0.25, "record-noise-multiplier": 0.0, **changes}
     for n in (7, 100):
         entropy = Seeded()
         fit(task, asked, own=rows(task.schema, n), entropy=entropy)
-        assert entropy.drawn == steps * n
+        assert entropy.drawn == steps * ((n + 1) // 2)
 
 
 def test_normals_in_float32_are_normal_and_independent():
-    draws = standard_normal(200_001, Seeded(), CPU).double().numpy()
+    draws = normals(200_001, 0.3, Seeded(), CPU).double().numpy() / 0.3
     assert draws.shape == (200_001,)
     for power, expected, variance in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)):
         assert abs(np.mean(draws**power) - expected) < 5 * np.sqrt(variance / draws.size)
@@ -520,7 +520,8 @@ def test_normals_in_float32_are_normal_and_independent():
         assert abs(np.mean(a * b)) < 5 / np.sqrt(a.size)
         assert abs(np.mean(a**2 * b**2) - 1) < 5 * np.sqrt(8 / a.size)
     assert np.mean(np.abs(draws) > 3) == pytest.approx(0.0027, abs=5 * np.sqrt(0.0027 / draws.size))
-    assert standard_normal(0, Seeded(), CPU).shape == (0,)
+    assert normals(0, 1.0, Seeded(), CPU).shape == (0,)
+    assert not normals(7, 0.0, Seeded(), CPU).any()
 
 
 def test_the_extremes_of_the_words_give_finite_normals():
@@ -529,7 +530,7 @@ def test_the_extremes_of_the_words_give_finite_normals():
             edge = [0, 2**64 - 1, 2**63, 2**63 - 1, 2**24, 2**24 - 1, 2**23, 2**64 - 2**24]
             return np.resize(np.array(edge, np.uint64), count)
 
-    draws = standard_normal(16, Extreme(), CPU)
+    draws = normals(16, 1.0, Extreme(), CPU)
     assert draws.isfinite().all()
     assert 7.3 < draws.abs().max() < 7.6
 
