@@ -224,15 +224,16 @@ def _size_tiles(summary: Facts) -> list[tuple[str, ...]]:
     seconds = number(mapping(summary.get("seconds")).get("total"))
     if seconds:
         found.append(("Time", duration(seconds)))
-    return [*found, *_privacy_tile(summary)]
+    return [*found, *_privacy_tiles(summary)]
 
 
-def _privacy_tile(summary: Facts) -> list[tuple[str, ...]]:
+def _privacy_tiles(summary: Facts) -> list[tuple[str, ...]]:
     privacy = mapping(summary.get("privacy"))
     if not privacy:
         return [("Differential privacy", "none")]
     epsilon, delta = number(privacy.get("epsilon")), number(privacy.get("delta"))
     spent = "no bound" if epsilon is None else f"\N{GREEK SMALL LETTER EPSILON} {significant(rounded_up(epsilon, 3))}"
-    return [
-        ("Privacy spent", spent, f"at \N{GREEK SMALL LETTER DELTA} {significant(delta)}" if delta is not None else "")
-    ]
+    at = f"at \N{GREEK SMALL LETTER DELTA} {significant(delta)}" if delta is not None else ""
+    noise = number(privacy.get("noise_to_updates")) or 0.0
+    drowned = [("Noise / updates", significant(noise), "above 1: hardly anything learned")] if noise > 1 else []
+    return [("Privacy spent", spent, at), *drowned]
