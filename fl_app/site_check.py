@@ -143,7 +143,7 @@ def check_lines(site: Mapping[str, Any]) -> list[str]:
     if told["rare"]:
         lines.append(f"not used, since all their values are rare: {_few(told['rare'])}")
     if site["identifying"]:
-        what = "identifiers, dates or free text, as it seems, which are to be left out with drop"
+        what = "identifiers, dates or free text, as it seems, which are to be left out with drop, or named as group"
         lines.append(f"{what}: {_few(site['identifying'])}")
     if site["missing"]:
         lines.append("missing cells: " + _few([f"{name} {count}" for name, count in site["missing"].items()]))

@@ -116,8 +116,11 @@ def spent(releases: Sequence[Release], relation: Relation, delta: float) -> Spen
 
 
 def within(target_epsilon: float, releases: Sequence[Release], relation: Relation, delta: float) -> bool:
-    """Whether `spent` claims at most this epsilon. Of releases of everybody that is told without dp-accounting, where
-    it is so. Raises ValueError as `spent` does."""
+    """Whether the epsilon that `spent` claims is at most this target.
+
+    RDP is asked only where PLD does not confirm it. For releases of everybody PLD is a closed form, so that a site,
+    which asks for every message, seldom has to import dp-accounting. Raises ValueError as `spent` does.
+    """
     _check_delta(delta)
     groups = _groups(_mechanisms(releases, relation))
     pld = pld_epsilon(groups, delta)

@@ -270,19 +270,12 @@ class ComposedStrategy(Strategy):
             result.stop_reason = reason
             return result
         for number in range(self._state.round + 1, num_rounds + 1):
-            began, before = time.monotonic(), self._state.params
+            due = number == num_rounds or bool(setting.evaluate_every and number % setting.evaluate_every == 0)
             try:
-                train_metrics = self._train(grid, number, result, train_config)
+                report, reason = self._play(grid, number, result, train_config, evaluate, due)
             except BudgetSpent:
                 result.stop_reason = "budget"
                 break
-            change = relative_change(before, self._state.params)
-            due = number == num_rounds or (setting.evaluate_every and number % setting.evaluate_every == 0)
-            report = self._report(evaluate(number) if due else None, train_metrics, change)
-            reason = self.basics.stop([*result.history, report])
-            if reason and not due:
-                report = self._report(evaluate(number), train_metrics, change)
-            report = replace(report, seconds={**report.seconds, "total": time.monotonic() - began})
             if report.clipped:
                 who = ", ".join(report.clipped)
                 log(WARNING, "round %d: updates beyond the clip norm, clipped again: %s", number, who)
@@ -303,6 +296,25 @@ class ComposedStrategy(Strategy):
         if self._setting.ledger is None:
             raise ValueError(f"{type(self).__name__} promises privacy: it needs a ledger to write what it spends")
         return Accountant(self.protection, self._setting.ledger)
+
+    def _play(
+        self,
+        grid: Grid,
+        number: int,
+        result: RunResult,
+        config: ConfigRecord,
+        evaluate: Callable[[int], Metrics | None],
+        due: bool,
+    ) -> tuple[RoundReport, StopReason | None]:
+        """One round: training, and evaluation where it is due or the run ends. Its report, and why the run ends."""
+        began, before = time.monotonic(), self._state.params
+        metrics = self._train(grid, number, result, config)
+        change = relative_change(before, self._state.params)
+        report = self._report(evaluate(number) if due else None, metrics, change)
+        reason = self.basics.stop([*result.history, report])
+        if reason and not due:
+            report = self._report(evaluate(number), metrics, change)
+        return replace(report, seconds={**report.seconds, "total": time.monotonic() - began}), reason
 
     def _train(self, grid: Grid, number: int, result: RunResult, config: ConfigRecord) -> Metrics | None:
         """One round of training, tried once more with the same cohort when too few updates are good.

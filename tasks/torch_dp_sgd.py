@@ -75,7 +75,7 @@ def normals(size: int, stddev: float, entropy: Entropy, device: torch.device) ->
     words = entropy.words(half)
     # From 0 up, not down from 1, since float32 has its digits near 0, where the logarithm needs them.
     uniform = _floats(words >> np.uint64(25), device).add_(0.5).mul_(2.0**-39)
-    diameter = uniform.log_().mul_(-8 * stddev**2).sqrt_()
+    diameter = uniform.log_().mul_(-8).sqrt_().mul_(stddev)  # not under the root: float32 holds no square of 1e-23
     turn = _floats(words & np.uint64(2**24 - 1), device).mul_(math.pi * 2.0**-24)
     tangent = turn.tan_()  # of half the angle: a tangent costs half of a sine and a cosine
     share = tangent.square().add_(1).reciprocal_().mul_(diameter)

@@ -127,6 +127,10 @@ class Csv(Dataset):
         for key, value in {**named, "test-path": self.test_path}.items():
             if value:
                 raise ValueError(f"the run sets {key}={value}: a site reads what its own node config names, no more")
+        if self.group and self.group == own.label:
+            raise ValueError(
+                f"the run groups rows by {self.group!r}, which is this site's label: give each its own column"
+            )
         return SiteCsv(self, own)
 
 
@@ -202,14 +206,14 @@ class CsvSource(DataSource):
     def _divide(self, client: str) -> Division:
         own = self._train.table(client)
         tests = None if self._tests is None else self._tests.table(client, own.columns)
-        if tests is not None and own.groups is not None:
-            self._check_apart(client, own, tests)
+        if tests is not None and own.groups is not None and tests.groups is not None:
+            self._check_apart(client, np.intersect1d(own.groups, tests.groups))
         if count := self._law.rows_per_group:
             own, tests = own.at_most(count), None if tests is None else tests.at_most(count)
         return divided(client, own, tests, self._split, self._change)
 
-    def _check_apart(self, client: str, own: Table, tests: Table) -> None:
-        if count := len(np.intersect1d(own.groups, tests.groups)):  # type: ignore[arg-type]
+    def _check_apart(self, client: str, shared: Array) -> None:
+        if count := len(shared):
             what = f"{count} value{'' if count == 1 else 's'} of {self._law.group!r}"
             raise ValueError(
                 f"client {client!r} has {what} both in rows to train on and in rows to test on: keep each in one of "

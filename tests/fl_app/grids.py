@@ -35,7 +35,7 @@ def site(folder: Path, client: str, **others: Any) -> dict[str, Any]:
 def recorded(grid: type[InlineGrid], seen: list[tuple[Message, Message]]) -> type[InlineGrid]:
     """The grid, which adds every message that reaches a node to `seen`, with the node's reply."""
 
-    class Recorded(grid):  # type: ignore[misc, valid-type]
+    class Recorded(grid):  # type: ignore[misc, valid-type]  # mypy takes no variable as a base
         def _work(self, message: Message) -> Message:
             reply = super()._work(message)
             seen.append((message, reply))

@@ -1031,7 +1031,7 @@ def test_a_site_is_one_client_and_says_no_more_than_fits_on_a_line(tmp_path: Pat
     config = RunConfig.parse({"data": "csv", "num-clients": 2, "enrol-timeout-s": QUICK})
     sites = at_sites(site(tmp_path, "bern"), site(tmp_path, "oslo"))
 
-    class Grid(Reaching, sites):  # type: ignore[misc, valid-type]
+    class Grid(Reaching, sites):  # type: ignore[misc, valid-type]  # mypy takes no variable as a base
         pass
 
     with pytest.raises(TooFewClients, match="0 of 2 clients") as ending:

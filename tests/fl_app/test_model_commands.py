@@ -397,7 +397,7 @@ def test_check_names_columns_that_tell_persons_apart(fl_app: Call, caller: Path,
     own = [{**row, "stage": f"patient {k % 30}", "dose": str(7 * k)} for k, row in enumerate(2 * rows["bern"])]
     write_csv(caller / "data/bern.csv", own)
     said = " ".join(fl_app("check", *SITE).out.split())
-    assert "as it seems, which are to be left out with drop: dose, stage" in said
+    assert "as it seems, which are to be left out with drop, or named as group: dose, stage" in said
     open_data.cache_clear()
     wards = [{**row, "stage": f"ward {k % 8}", "dose": str(k % 60)} for k, row in enumerate(own)]
     write_csv(caller / "data/bern.csv", wards)

@@ -90,7 +90,7 @@ class Sites:
             nodes[1]["policy"] = str(self.folder / "oslo.toml")
             Path(nodes[1]["policy"]).write_text(WELCOMING)
 
-        class Grid(at_sites(*nodes)):  # type: ignore[misc]
+        class Grid(at_sites(*nodes)):  # type: ignore[misc]  # mypy takes no call as a base
             def _work(self, message: Message) -> Message:
                 if late and message.metadata.message_type == late:
                     sites.policy.write_text(text)

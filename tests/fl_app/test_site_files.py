@@ -380,7 +380,7 @@ def test_code_that_a_run_names_is_not_imported_at_a_site_without_a_policy(
 
 
 def test_an_order_for_anybody_else_than_the_sites_client_is_declined(sites: Any, tmp_path: Path, log: Log) -> None:
-    class Greedy(at_sites(*sites)):  # type: ignore[misc]
+    class Greedy(at_sites(*sites)):  # type: ignore[misc]  # mypy takes no call as a base
         def push_messages(self, messages: Any) -> Any:
             messages = list(messages)
             for message in messages:

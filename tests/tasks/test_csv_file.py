@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tasks.data import csv_cells, csv_records, csv_text
 from tasks.data.csv_file import Column, CsvError, CsvFile, read_csv
-from tasks.data.decimals import decimals
+from tasks.data.decimals import Positions, decimals
 
 MANY = settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 FEW = settings(MANY, max_examples=100)
@@ -473,7 +473,10 @@ def tables(cells: st.SearchStrategy[str], least: int = 1) -> st.SearchStrategy[l
 def slow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each row through the csv module, each cell through float()."""
     monkeypatch.setattr(csv_records.Records, "_plain", lambda self, block: None)
-    unknown = lambda text, starts, ends, mark: (np.full(len(ends), 7.0), np.zeros(len(ends), bool))  # noqa: E731
+
+    def unknown(text: bytes, starts: Positions, ends: Positions, mark: str) -> tuple[object, object]:
+        return np.full(len(ends), 7.0), np.zeros(len(ends), bool)
+
     monkeypatch.setattr(csv_cells, "decimals", unknown)
     monkeypatch.setattr(csv_cells, "_all_numbers", lambda cells, mark: None)
 

@@ -522,6 +522,7 @@ def test_normals_in_float32_are_normal_and_independent():
     assert np.mean(np.abs(draws) > 3) == pytest.approx(0.0027, abs=5 * np.sqrt(0.0027 / draws.size))
     assert normals(0, 1.0, Seeded(), CPU).shape == (0,)
     assert not normals(7, 0.0, Seeded(), CPU).any()
+    assert normals(1000, 1e-30, Seeded(), CPU).std() == pytest.approx(1e-30, rel=0.1)
 
 
 def test_the_extremes_of_the_words_give_finite_normals():

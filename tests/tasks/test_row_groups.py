@@ -130,5 +130,10 @@ def test_a_site_keeps_patients_whole_as_a_folder_would(folder):
     assert numbers(division.test) == numbers(expected.test)
 
 
+def test_a_site_whose_label_would_group_its_rows_refuses(folder):
+    with pytest.raises(ValueError, match="the run groups rows by 'y', which is this site's label"):
+        Csv(group="y").for_site(OwnFile("north", str(folder / "north.csv"), "y"))
+
+
 def test_one_row_each_is_said_of_one_row_alone():
     assert [Csv(path=PathText("x"), group="id", rows_per_group=k).one_row_each for k in (0, 1, 2)] == ["", "id", ""]
