@@ -5,13 +5,15 @@ a client), an mlp of 64 hidden units (60 examples), or the CNN of McMahan et al.
 
   fl-app   the project on Flower's Ray engine, two nodes that host all clients, two worker processes
   loop     the same clients' `NumPyClient.fit` and a weighted mean in a plain loop, one process, shards in memory
+  torch    the same in PyTorch as one writes it: the module, `torch.optim.SGD` as it comes, a mean of state dicts
   many     as loop, with `Task.fit_many` for groups of clients, where the task offers it
   stock    Flower's own FedAvg and ClientApps (benchmarks/stock_app.py), one node per client, two worker processes
 
 A round is measured by the server, after the first one, and the median counts: shards that a worker makes on first use
-and the start of Flower (10 s and more) are not in it, the checkpoint is. All three train the same clients in the same
-round with the same seeds, except that stock Flower draws its own cohorts; the params of fl-app and loop are compared at
-the end. BLAS and PyTorch have one thread in each process. Repeats take turns, so that a busy machine slows all.
+and the start of Flower (10 s and more) are not in it, the checkpoint is. All train the same clients in the same round
+with the same seeds, except that stock Flower draws its own cohorts; the params of fl-app are compared with those of
+loop and torch at the end. BLAS and PyTorch have one thread in each process. Repeats take turns, so that a busy machine
+slows all.
 """
 
 import argparse
@@ -26,8 +28,10 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors.numpy import load_file
 from threadpoolctl import threadpool_limits
+from torch.nn import functional
 
 from benchmarks.figures import heading, ratios, spread
 from benchmarks.flower_app import SIMULATION, run_flower_app
@@ -38,6 +42,8 @@ from fl_app.job import new_job, run_job
 from fl_app.rows import prepared_rows
 from strategies.sampling import Draw, derive_seed, round_rng
 from tasks.base import Arrays, Config, Fit, Shard, Task
+from tasks.fit_config import FitConfig
+from tasks.torch_task import TorchTask
 
 NODES = 2
 MEMORY_OF_SHARDS = "all shards stay in memory: about 0.4 MB a client, 0.6 MB for cnn"
@@ -56,6 +62,7 @@ class Seconds:
 
     app: list[float] = field(default_factory=list)
     loop: list[float] = field(default_factory=list)
+    torch: list[float] = field(default_factory=list)
     many: list[float] = field(default_factory=list)
     stock: list[float] = field(default_factory=list)
 
@@ -76,6 +83,10 @@ def main() -> None:
             differences += [float(np.abs(a - b).max()) for a, b in zip(app_params, loop_params, strict=True)]
             seconds.app.append(app_s)
             seconds.loop.append(loop_s)
+            if isinstance(task, TorchTask):
+                torch_s, torch_params = run_torch(config, task, shards)
+                differences += [float(np.abs(a - b).max()) for a, b in zip(app_params, torch_params, strict=True)]
+                seconds.torch.append(torch_s)
             if task.fits_many(fit_config(config, 1, "train", seed=0)):
                 seconds.many.append(run_loop(config, task, shards, together=True)[0])
             if options.stock_rounds:
@@ -116,6 +127,39 @@ def run_loop(config: RunConfig, task: Task, shards: dict[str, Shard], *, togethe
             params = tuple(total / weight for total in totals)
             seconds.append(perf_counter() - began)
     return median(seconds[1:]), params
+
+
+def run_torch(config: RunConfig, task: TorchTask, shards: dict[str, Shard]) -> tuple[float, Arrays]:
+    """The same in plain PyTorch, without a line of the project's in the training."""
+    sampler, module = build_strategy(config).sampler, task.build()
+    asked = FitConfig.read(fit_config(config, 1, "train", seed=0))
+    rows = {client: _tensors(shard) for client, shard in shards.items()}
+    params = dict(zip(task.array_names, map(torch.from_numpy, task.initial_arrays(config.seed)), strict=True))
+    seconds = []
+    torch.set_num_threads(config.threads)
+    for number in range(1, config.rounds + 1):
+        began = perf_counter()
+        sums = {name: torch.zeros_like(value) for name, value in params.items()}
+        cohort = sampler.sample(tuple(shards), Draw(number, round_rng(config.seed, number)))
+        for client in cohort:
+            x, y = rows[client]
+            module.load_state_dict(params)
+            optimizer = torch.optim.SGD(module.parameters(), lr=asked.learning_rate, weight_decay=asked.l2)
+            generator = torch.Generator().manual_seed(derive_seed(config.seed, "fit", number, client))
+            for batch in torch.randperm(len(x), generator=generator).split(asked.batch_size):  # type: ignore[no-untyped-call]
+                optimizer.zero_grad()
+                functional.cross_entropy(module(x[batch]), y[batch]).backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+            for name, value in module.state_dict().items():
+                sums[name] += len(x) * value
+        weight = sum(len(rows[client][0]) for client in cohort)
+        params = {name: value / weight for name, value in sums.items()}
+        seconds.append(perf_counter() - began)
+    return median(seconds[1:]), tuple(params[name].numpy() for name in task.array_names)
+
+
+def _tensors(shard: Shard) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.from_numpy(np.array(shard.train.x, np.float32)), torch.from_numpy(np.array(shard.train.y, np.int64))
 
 
 def _train_each(
@@ -177,11 +221,13 @@ def _print(cohort: int, seconds: Seconds, difference: float) -> None:
             shown = "fl-app" if name == "app" else name
             print(f"  {shown:8}{spread(values, '.3f'):28}{cohort / median(values):18,.0f}")
     print(f"  fl-app takes {spread(ratios(seconds.app, seconds.loop))} times as long as the loop")
+    if seconds.torch:
+        print(f"  fl-app takes {spread(ratios(seconds.app, seconds.torch))} times as long as plain PyTorch")
     if seconds.many:
         print(f"  many takes {spread(ratios(seconds.many, seconds.loop))} times as long as the loop")
     if seconds.stock:
         print(f"  fl-app is {spread(ratios(seconds.stock, seconds.app), '.1f')} times as fast as stock Flower")
-    print(f"  largest difference of a param between fl-app and loop: {difference:.0e}")
+    print(f"  largest difference of a param to fl-app's: {difference:.0e}")
     print()
 
 

@@ -24,6 +24,15 @@ _MAX_PORTS = 5
 # Ray's Unix sockets lie 87 characters below this folder, and the kernel allows 107 for the whole path.
 _MAX_TEMP_FOLDER_LENGTH = 20
 
+# The C library of Linux hands freed memory back to the system, which has to map and clear every page anew for the next
+# client's gradients and for the next message. The processes of a simulation keep up to 256 MiB of it instead, in one
+# heap, so that arrays of up to 32 MiB find the pages of those before them. Other systems do not look at these names.
+_FREED_MEMORY: Mapping[str, str] = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
+    "MALLOC_TRIM_THRESHOLD_": str(256 * 2**20),
+}
+
 # A run is lost with any of these. The kernel keeps 15 characters of a name.
 _VITAL_PROCESSES: Mapping[str, str] = {
     name[:15]: name for name in ("flower-superlink", "flower-superexec", "flwr-simulation")
@@ -61,7 +70,7 @@ def flower_environment(home: Path, caller: Path | None = None) -> dict[str, str]
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",  # 1 s by default, all of it start-up time
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.25",  # 1 s by default, all of it start-up time; 0.1 takes a core's 7 %
         "RAY_TMPDIR": str(home),
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
@@ -157,7 +166,7 @@ class LocalSuperLink:
     def _start(self) -> None:
         command = [str(_scripts_folder() / "flower-superlink"), "--insecure", "--simulation"]
         command += ["--isolation", "subprocess", "--host", "127.0.0.1", "--port", str(self._port)]
-        environment = flower_environment(self.home, caller=Path.cwd())
+        environment = {**_FREED_MEMORY, **flower_environment(self.home, caller=Path.cwd())}
         kept = KeptProcess(command, env=environment, log_path=self.log_path, scratch=self.home)
         self._kept = self._cleanup.enter_context(kept)
 

@@ -71,7 +71,7 @@ def to_array(tensor: Tensor) -> NDArray[Any]:
 def write_tensor(tensor: Tensor, array: NDArray[Any]) -> None:
     """Overwrite a tensor by an array as it travels; whole numbers are rounded to the nearest."""
     with torch.no_grad():
-        values = torch.from_numpy(np.array(array))
+        values = torch.from_numpy(np.require(array, requirements=("C", "W")))
         tensor.copy_(values if tensor.is_floating_point() else values.round())
 
 

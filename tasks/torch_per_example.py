@@ -115,7 +115,9 @@ class PerExample:
 
         Every row's gradient, over all these parameters jointly, is clipped to `clip_norm`.
         """
-        sums = [torch.zeros_like(value, dtype=widened(value.dtype)) for value in self.trained.values()]
+        sums = [
+            torch.zeros(value.shape, dtype=widened(value.dtype), device=value.device) for value in self.trained.values()
+        ]
         self.add_clipped(sums, x, y, clip_norm)
         return sums
 

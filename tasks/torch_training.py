@@ -133,9 +133,14 @@ def train(
         if options.gradient_clip:
             nn.utils.clip_grad_norm_(trained, options.gradient_clip)
         optimizer.step()
-    if not all(bool(torch.isfinite(parameter).all()) for parameter in trained):
+    if not all(_is_finite(parameter) for parameter in trained):
         raise diverged(config)
     return steps
+
+
+def _is_finite(parameter: nn.Parameter) -> bool:
+    """Whether all elements are: a NaN or an infinity is the least or the greatest one."""
+    return not parameter.numel() or bool(torch.isfinite(torch.stack(parameter.detach().aminmax())).all())
 
 
 def _add_l1(trained: list[nn.Parameter], l1: float) -> None:
@@ -160,12 +165,18 @@ SGD, Adam, AdamW = map(_uncompiled, (torch.optim.SGD, torch.optim.Adam, torch.op
 
 
 def _optimizer(trained: list[nn.Parameter], config: FitConfig, options: Options) -> Any:
+    """A step is one pass over parameters and gradients where these lie in memory in the same order.
+
+    PyTorch's fused step takes that for granted and would give other parameters without a word; a gradient is in the
+    order of its parameter where that is contiguous, not where it is a part of another tensor.
+    """
     rate, l2 = config.learning_rate, config.l2
+    way = {"fused" if all(parameter.is_contiguous() for parameter in trained) else "foreach": True}
     if config.solver == "adam":
-        return Adam(trained, lr=rate, weight_decay=l2, foreach=True)
+        return Adam(trained, lr=rate, weight_decay=l2, **way)
     if config.solver == "adamw":
-        return AdamW(trained, lr=rate, weight_decay=l2, foreach=True)
-    return SGD(trained, lr=rate, momentum=options.momentum, weight_decay=l2, nesterov=options.nesterov, foreach=True)
+        return AdamW(trained, lr=rate, weight_decay=l2, **way)
+    return SGD(trained, lr=rate, momentum=options.momentum, weight_decay=l2, nesterov=options.nesterov, **way)
 
 
 def precision(options: Options, device: torch.device) -> AbstractContextManager[object]:

@@ -390,6 +390,12 @@ def test_nothing_of_a_row_stays_in_a_buffer():
 # -------------------------------------------------------------------------------------------------------- a step
 
 
+def test_with_private_rows_too_it_does_not_matter_how_parameters_lie_in_memory():
+    tasks = [OwnTorchTask(THREE, model=f"torch_models:{net}") for net in ("in_rows", "in_other_orders")]
+    expected, found = (flat(fit(task, {**WHOLE, "l2": 0.1})) for task in tasks)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
 @EVERY_TASK
 @pytest.mark.parametrize("penalty", [{}, {"l2": 0.1}, {"proximal-mu": 0.5, "l2": 0.1}, {"l1": 0.01}], ids=str)
 def test_with_all_rows_a_wide_clip_and_no_noise_it_is_gradient_descent(name, penalty):

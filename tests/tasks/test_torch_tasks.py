@@ -97,6 +97,13 @@ print("torch._dynamo" in sys.modules)
 """
 
 
+@pytest.mark.parametrize("solver", ["sgd", "adam", "adamw"])
+def test_how_parameters_lie_in_memory_changes_nothing(solver):
+    weights = [fit(own(net), solver=solver, l2=0.1) for net in ("in_rows", "in_other_orders")]
+    for expected, found in zip(*weights, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-7)
+
+
 def test_training_does_not_import_the_compiler_which_takes_a_new_process_as_long_as_pytorch():
     path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[2])])
     command = [sys.executable, "-c", WITHOUT_COMPILER]

@@ -1,5 +1,6 @@
 """Models of a user's own, by module:function."""
 
+import torch
 from torch import Tensor, nn
 
 
@@ -42,6 +43,22 @@ class Tied(nn.Module):
 def plain_net(features: int, outputs: int) -> nn.Module:
     """A net without buffers, which uses one weight twice."""
     return Tied(features, outputs)
+
+
+def _two_layers(features: int, outputs: int, weights: tuple[Tensor, Tensor]) -> nn.Module:
+    net = nn.Sequential(nn.Linear(features, 4), nn.Tanh(), nn.Linear(4, outputs))
+    net[0].weight, net[2].weight = map(nn.Parameter, weights)
+    return net
+
+
+def in_rows(features: int, outputs: int) -> nn.Module:
+    """A net whose weights lie in memory row by row."""
+    return _two_layers(features, outputs, (torch.ones(4, features) / 3, torch.eye(outputs, 4)))
+
+
+def in_other_orders(features: int, outputs: int) -> nn.Module:
+    """The same net; one weight lies there column by column, one is a part of a wider tensor."""
+    return _two_layers(features, outputs, (torch.ones(features, 4).T / 3, torch.eye(outputs, 6)[:, :4]))
 
 
 def own_loss(outputs: Tensor, targets: Tensor) -> Tensor:
