@@ -105,7 +105,9 @@ def _check_label(table: Table) -> None:
 def check_names(columns: Columns) -> None:
     """Refuse names that could not be shown or told apart (ValueError): of columns, classes and categories."""
     named = [("the table", "column", (*columns.names, columns.label))]
-    named += [(f"column {feature.name!r}", "category", feature.levels) for feature in columns.features]
+    named += [
+        (f"column {feature.name!r}", "category", feature.levels) for feature in columns.features if feature.levels
+    ]
     for where, what, names in (*named, (f"label {columns.label!r}", "class", columns.classes)):
         for name in names:
             if not name.isprintable() or not 0 < len(name) <= LONGEST_NAME:
@@ -122,7 +124,7 @@ def describe(train: Table, rules: Rules) -> Description:
     gaps = np.isnan(train.x).any(axis=0)
     telling = len(train) >= rules.min_examples
     features = tuple(
-        replace(feature, levels=_frequent(feature, train.x[:, index])) if telling else replace(feature, levels=())
+        replace(feature, levels=_frequent(feature, train.x[:, index]) if telling else ()) if feature.levels else feature
         for index, feature in enumerate(train.columns.features)
     )
     return Description(

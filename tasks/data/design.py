@@ -42,6 +42,11 @@ class Term:
     indicator: bool = False
 
     @property
+    def width(self) -> int:
+        """How many columns it becomes."""
+        return (len(self.categories) if self.kind == "category" else 1) + self.indicator
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """The names of the columns that it becomes."""
         if self.kind != "category":
@@ -161,16 +166,15 @@ class Design:
                 f"column {worst!r} has {int(gaps[:, gaps.sum(axis=0).argmax()].sum())} missing cells: fill them, or "
                 "add missing=mean or missing=indicator to data-args"
             )
-        result = np.zeros((len(table), len(self.schema.features)))
+        result = np.zeros((len(table), sum(term.width for term in self.terms)))
         self._encode_numbers(raw, gaps, features, result)
         position = 0
         for column, (term, feature) in enumerate(zip(self.terms, features, strict=True)):
-            width = len(term.columns)
             if term.kind == "category":
-                _encode_category(term, feature, raw[:, column], result[:, position : position + width])
+                _encode_category(term, feature, raw[:, column], result[:, position : position + term.width])
+            position += term.width
             if term.indicator:
-                result[:, position + width - 1] = gaps[:, column]
-            position += width
+                result[:, position - 1] = gaps[:, column]
         return result
 
     def targets(self, table: Table) -> Array:
@@ -196,9 +200,9 @@ class Design:
         """The first column of each term."""
         position = 0
         for term in self.terms:
-            if term.columns:
+            if term.width:
                 yield position, term
-            position += len(term.columns)
+            position += term.width
 
     def _encode_numbers(self, raw: Array, gaps: Array, features: Sequence[Feature], result: Array) -> None:
         """All numbers and booleans at once: gaps filled with the mean, then scaled."""
