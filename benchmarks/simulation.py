@@ -6,7 +6,7 @@ a client), an mlp of 64 hidden units (60 examples), or the CNN of McMahan et al.
   fl-app   the project on Flower's Ray engine, two nodes that host all clients, two worker processes
   loop     the same clients' `NumPyClient.fit` and a weighted mean in a plain loop, one process, shards in memory
   torch    the same in PyTorch as one writes it: the module, `torch.optim.SGD` as it comes, a mean of state dicts
-  many     as loop, with `Task.fit_many` for groups of clients, where the task offers it
+  many     as loop, with `Task.fit_many` for groups of clients, where the task offers it or `--together` asks for it
   stock    Flower's own FedAvg and ClientApps (benchmarks/stock_app.py), one node per client, two worker processes
 
 A round is measured by the server, after the first one, and the median counts: shards that a worker makes on first use
@@ -19,7 +19,7 @@ slows all.
 import argparse
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -43,15 +43,26 @@ from fl_app.rows import prepared_rows
 from strategies.sampling import Draw, derive_seed, round_rng
 from tasks.base import Arrays, Config, Fit, Shard, Task
 from tasks.fit_config import FitConfig
-from tasks.torch_task import TorchTask
+from tasks.torch_task import TorchTask, choose_device
 
 NODES = 2
 MEMORY_OF_SHARDS = "all shards stay in memory: about 0.4 MB a client, 0.6 MB for cnn"
-MODELS: Mapping[str, tuple[str, int, Mapping[str, Any]]] = MappingProxyType(
+
+
+@dataclass(frozen=True)
+class Model:
+    """What is trained: in words, on how many rows a client, and by which keys of a run."""
+
+    title: str
+    examples: int
+    keys: Mapping[str, Any]
+
+
+MODELS: Mapping[str, Model] = MappingProxyType(
     {
-        "softmax": ("Softmax regression 784x10", 60, {"task": "logistic"}),
-        "mlp": ("Perceptron 784x64x10", 60, {"task": "mlp", "task-args": "hidden=64"}),
-        "cnn": ("CNN of 1,663,370 parameters", 100, {"task": "cnn", "task-args": "channels=32,64 hidden=512"}),
+        "softmax": Model("Softmax regression 784x10", 60, {"task": "logistic", "task-args": ""}),
+        "mlp": Model("Perceptron 784x64x10", 60, {"task": "mlp", "task-args": "hidden=64"}),
+        "cnn": Model("CNN of 1,663,370 parameters", 100, {"task": "cnn", "task-args": "channels=32,64 hidden=512"}),
     }
 )
 
@@ -70,13 +81,13 @@ class Seconds:
 def main() -> None:
     """Measure and print."""
     options = _options()
-    title, examples, _ = MODELS[options.model]
-    heading(f"{title}, {options.clients} clients with {examples} examples, {options.rounds} rounds")
-    shards = _shards(_config(options.model, options.clients, options.clients, 1))
+    model = _model(options)
+    heading(f"{model.title}, {options.clients} clients with {model.examples} examples, {options.rounds} rounds")
+    shards = _shards(_config(model, options.clients, options.clients, 1))
     for cohort in options.cohorts:
         seconds, differences = Seconds(), []
         for _ in range(options.repeats):
-            config = _config(options.model, options.clients, cohort, options.rounds)
+            config = _config(model, options.clients, cohort, options.rounds)
             task = build_task(config, local_design(config).schema)
             app_s, app_params = run_app(config, task)
             loop_s, loop_params = run_loop(config, task, shards, together=False)
@@ -90,7 +101,7 @@ def main() -> None:
             if task.fits_many(fit_config(config, 1, "train", seed=0)):
                 seconds.many.append(run_loop(config, task, shards, together=True)[0])
             if options.stock_rounds:
-                seconds.stock.append(run_stock(_config(options.model, options.clients, cohort, options.stock_rounds)))
+                seconds.stock.append(run_stock(_config(model, options.clients, cohort, options.stock_rounds)))
         _print(cohort, seconds, max(differences))
 
 
@@ -131,10 +142,12 @@ def run_loop(config: RunConfig, task: Task, shards: dict[str, Shard], *, togethe
 
 def run_torch(config: RunConfig, task: TorchTask, shards: dict[str, Shard]) -> tuple[float, Arrays]:
     """The same in plain PyTorch, without a line of the project's in the training."""
-    sampler, module = build_strategy(config).sampler, task.build()
+    device = choose_device(config.device)
+    sampler, module = build_strategy(config).sampler, task.build().to(device)
     asked = FitConfig.read(fit_config(config, 1, "train", seed=0))
-    rows = {client: _tensors(shard) for client, shard in shards.items()}
-    params = dict(zip(task.array_names, map(torch.from_numpy, task.initial_arrays(config.seed)), strict=True))
+    rows = {client: _tensors(shard, device) for client, shard in shards.items()}
+    start = [torch.from_numpy(array).to(device) for array in task.initial_arrays(config.seed)]
+    params = dict(zip(task.array_names, start, strict=True))
     seconds = []
     torch.set_num_threads(config.threads)
     for number in range(1, config.rounds + 1):
@@ -146,7 +159,7 @@ def run_torch(config: RunConfig, task: TorchTask, shards: dict[str, Shard]) -> t
             module.load_state_dict(params)
             optimizer = torch.optim.SGD(module.parameters(), lr=asked.learning_rate, weight_decay=asked.l2)
             generator = torch.Generator().manual_seed(derive_seed(config.seed, "fit", number, client))
-            for batch in torch.randperm(len(x), generator=generator).split(asked.batch_size):  # type: ignore[no-untyped-call]
+            for batch in torch.randperm(len(x), generator=generator).to(device).split(asked.batch_size):  # type: ignore[no-untyped-call]
                 optimizer.zero_grad()
                 functional.cross_entropy(module(x[batch]), y[batch]).backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
@@ -154,12 +167,15 @@ def run_torch(config: RunConfig, task: TorchTask, shards: dict[str, Shard]) -> t
                 sums[name] += len(x) * value
         weight = sum(len(rows[client][0]) for client in cohort)
         params = {name: value / weight for name, value in sums.items()}
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
         seconds.append(perf_counter() - began)
-    return median(seconds[1:]), tuple(params[name].numpy() for name in task.array_names)
+    return median(seconds[1:]), tuple(params[name].cpu().numpy() for name in task.array_names)
 
 
-def _tensors(shard: Shard) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.from_numpy(np.array(shard.train.x, np.float32)), torch.from_numpy(np.array(shard.train.y, np.int64))
+def _tensors(shard: Shard, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    x, y = np.array(shard.train.x, np.float32), np.array(shard.train.y, np.int64)
+    return torch.from_numpy(x).to(device), torch.from_numpy(y).to(device)
 
 
 def _train_each(
@@ -188,13 +204,21 @@ def run_stock(config: RunConfig) -> float:
     return median(rounds[1:])
 
 
-def _config(model: str, clients: int, cohort: int, rounds: int) -> RunConfig:
-    _, examples, keys = MODELS[model]
+def _model(options: argparse.Namespace) -> Model:
+    model = MODELS[options.model]
+    if options.model == "softmax":
+        return model
+    together = f" together={options.together}" if options.together > 1 else ""
+    keys = {**model.keys, "task-args": model.keys["task-args"] + together, "device": options.device}
+    return replace(model, keys=keys)
+
+
+def _config(model: Model, clients: int, cohort: int, rounds: int) -> RunConfig:
     return RunConfig.parse(
         {
-            **keys,
+            **model.keys,
             "data": "synthetic",
-            "data-args": f"features=784 classes=10 examples={examples}",
+            "data-args": f"features=784 classes=10 examples={model.examples}",
             "num-clients": clients,
             "clients-per-round": cohort,
             "rounds": rounds,
@@ -234,12 +258,18 @@ def _print(cohort: int, seconds: Seconds, difference: float) -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="A round of fl-app beside a loop and stock Flower.")
     parser.add_argument("--model", choices=MODELS, default="softmax", help="what is trained")
+    parser.add_argument("--device", default="auto", help="of mlp and cnn: auto, cpu, cuda or cuda:N")
+    parser.add_argument(
+        "--together", type=int, default=1, help="of mlp and cnn: clients that torch.func.vmap trains at once"
+    )
     parser.add_argument("--clients", type=int, default=1_000, help=f"how many there are; {MEMORY_OF_SHARDS}")
     parser.add_argument("--cohorts", type=int, nargs="+", default=[100, 1_000], help="clients a round, one or more")
     parser.add_argument("--rounds", type=int, default=20, help="of fl-app and the loop; 3 or more")
     parser.add_argument("--stock-rounds", type=int, default=5, help="of stock Flower; 0 = leave it out")
     parser.add_argument("--repeats", type=int, default=3, help="of everything")
     options = parser.parse_args()
+    if options.model == "softmax" and (options.together != 1 or options.device != "auto"):
+        parser.error("--device and --together are for mlp and cnn")
     if options.rounds < 3 or options.stock_rounds in (1, 2) or max(options.cohorts) > options.clients:
         parser.error("3 rounds or more, and no more clients a round than there are")
     return options
