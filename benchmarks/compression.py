@@ -35,7 +35,7 @@ from benchmarks.figures import heading
 from fl_app.comparison import PAGE
 from strategies.transform import Pipeline, Round, chain
 from strategies.transforms.cast import Cast
-from strategies.transforms.entropy_coding import Entropy
+from strategies.transforms.entropy_coding import EntropyCoding
 from strategies.transforms.feedback import with_feedback
 from strategies.transforms.flatten import Flatten
 from strategies.transforms.prune import MASK, Prune
@@ -53,13 +53,13 @@ CHAINS: Mapping[str, Pipeline] = {
     "flatten": chain(Flatten()),
     "float16": chain(Flatten(), Cast("float16")),
     "bfloat16": chain(Flatten(), Cast("bfloat16")),
-    "bfloat16, entropy": chain(Flatten(), Cast("bfloat16"), Entropy()),
+    "bfloat16, entropy": chain(Flatten(), Cast("bfloat16"), EntropyCoding()),
     "16 bits": chain(Flatten(), Quantize(16)),
     "8 bits": chain(Flatten(), Quantize(8)),
     "8 bits, nearest": chain(Flatten(), Quantize(8, rounding="nearest")),
-    "8 bits, entropy": chain(Flatten(), Quantize(8), Entropy()),
+    "8 bits, entropy": chain(Flatten(), Quantize(8), EntropyCoding()),
     "4 bits": chain(Flatten(), Quantize(4)),
-    "4 bits, entropy": chain(Flatten(), Quantize(4), Entropy()),
+    "4 bits, entropy": chain(Flatten(), Quantize(4), EntropyCoding()),
     "rotate": chain(Flatten(), Rotate()),
     "rotate, 8 bits": chain(Flatten(), Rotate(), Quantize(8)),
     "rotate, 4 bits": chain(Flatten(), Rotate(), Quantize(4)),
@@ -70,15 +70,15 @@ CHAINS: Mapping[str, Pipeline] = {
     "rotate, signs, feedback": chain(with_feedback(Flatten(), Rotate(), Quantize(1, rounding="nearest"))),
     "random 10 %": chain(RandomK(0.1)),
     "random 10 %, 8 bits": chain(RandomK(0.1), Quantize(8)),
-    "top 10 %, 8 bits, entropy": chain(with_feedback(TopK(0.1), Quantize(8), Entropy())),
+    "top 10 %, 8 bits, entropy": chain(with_feedback(TopK(0.1), Quantize(8), EntropyCoding())),
     "top 1 %": chain(with_feedback(TopK(0.01))),
-    "top 1 %, entropy": chain(with_feedback(TopK(0.01), Entropy())),
-    "top 1 %, 8 bits, entropy": chain(with_feedback(TopK(0.01), Quantize(8), Entropy())),
-    "top 1 %, 8 bits, padded": chain(with_feedback(TopK(0.01), Quantize(8), Entropy(padded=True))),
-    "top 1 %, 4 bits, entropy": chain(with_feedback(TopK(0.01), Quantize(4), Entropy())),
-    "top 0.1 %, 8 bits, entropy": chain(with_feedback(TopK(0.001), Quantize(8), Entropy())),
-    "pruned 80 %, entropy": chain(Prune(), Entropy()),
-    "pruned 80 %, 8 bits, entropy": chain(Prune(), Quantize(8), Entropy()),
+    "top 1 %, entropy": chain(with_feedback(TopK(0.01), EntropyCoding())),
+    "top 1 %, 8 bits, entropy": chain(with_feedback(TopK(0.01), Quantize(8), EntropyCoding())),
+    "top 1 %, 8 bits, padded": chain(with_feedback(TopK(0.01), Quantize(8), EntropyCoding(padded=True))),
+    "top 1 %, 4 bits, entropy": chain(with_feedback(TopK(0.01), Quantize(4), EntropyCoding())),
+    "top 0.1 %, 8 bits, entropy": chain(with_feedback(TopK(0.001), Quantize(8), EntropyCoding())),
+    "pruned 80 %, entropy": chain(Prune(), EntropyCoding()),
+    "pruned 80 %, 8 bits, entropy": chain(Prune(), Quantize(8), EntropyCoding()),
 }
 
 

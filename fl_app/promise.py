@@ -3,6 +3,7 @@
 Here also stands whether a run can keep its promise at all, which is refused before the start.
 """
 
+from collections.abc import Sequence
 from math import sqrt
 from typing import Any
 
@@ -12,7 +13,7 @@ from fl_app.config import RunConfig
 from fl_app.errors import Refused
 from fl_app.privacy_words import claimed as claimed_epsilon
 from fl_app.run_folder import RunFolder
-from privacy.accounting import curve, spent
+from privacy.accounting import Release, Sampling, curve, spent
 from privacy.ledger import Ledger, Terms
 from strategies.base import ComposedStrategy
 from strategies.history import finite
@@ -56,9 +57,7 @@ OF_ROUNDING = (
     "The last bits of the metrics of a row: they are computed together with those of other rows, in floating point."
 )
 BY_DROPPING = "Which clients did not answer well in a round, and why: who takes part is no secret here."
-BY_STOPPING = (
-    "When the run ended: where that was decided by results, what surely holds is epsilon of all planned rounds."
-)
+UNMADE = ", planned and not made, but counted: results decided when the run ended"
 BY_SERVER = "The rows that the server tests the model on, whose metrics are exact."
 
 
@@ -142,7 +141,8 @@ def _read(folder: RunFolder) -> Ledger:
 def privacy_json(folder: RunFolder, config: RunConfig, rounds: int, checkpoint: Checkpoint) -> dict[str, Any] | None:
     """The content of privacy.json after `rounds` rounds; None where nothing is promised.
 
-    Everything that was written into the ledger counts, whether or not the round came to its end.
+    Everything that was written into the ledger counts, whether or not the round came to its end. Where results decide
+    when the run ends, all that was planned counts: `epsilon` is then that of all rounds, `curve` that of each so far.
     """
     strategy = build_strategy(config)
     protection = strategy.protection
@@ -150,7 +150,8 @@ def privacy_json(folder: RunFolder, config: RunConfig, rounds: int, checkpoint: 
         return None
     ledger = _read(folder)
     terms, mechanism = ledger.terms, ledger.terms.mechanism
-    total = spent(ledger.releases, terms.relation, terms.delta)
+    unmade = _unmade(ledger, config, rounds, protection)
+    total = spent([*ledger.releases, *unmade], terms.relation, terms.delta)
     epsilons = curve(ledger.by_round(), terms.relation, terms.delta)
     epsilons += epsilons[-1:] * (rounds - len(epsilons))
     not_covered = [*NOT_COVERED, *protection.not_covered]
@@ -159,7 +160,6 @@ def privacy_json(folder: RunFolder, config: RunConfig, rounds: int, checkpoint: 
     not_covered += [OF_ROWS, OF_SPLIT, of_person] if terms.unit == "record" else []
     not_covered += [OF_ROUNDING] if terms.unit == "record" and protection.metrics else []
     not_covered += [] if strategy.sampler.secret else [BY_DROPPING]
-    not_covered += [BY_STOPPING] if config.stop != "rounds" else []
     not_covered += [BY_SERVER] if checkpoint.metrics_on == "server" else []
     content: dict[str, Any] = finite(
         {
@@ -172,8 +172,8 @@ def privacy_json(folder: RunFolder, config: RunConfig, rounds: int, checkpoint: 
             "noise_multiplier": mechanism["noise_multiplier"],
             "sampling": {"kind": mechanism["sampling"]["kind"], "rate": mechanism["sampling"]["rate"]},
             "rounds": rounds,
-            "releases": [_entry(ledger, what) for what in dict.fromkeys(r.what for r in ledger.releases)],
-            "epsilon": {"pld": total.pld, "rdp": total.rdp},
+            "releases": _entries([*ledger.releases, *unmade]),
+            "epsilon": _within(mechanism["target_epsilon"], pld=total.pld, rdp=total.rdp),
             "delta": terms.delta,
             "target_epsilon": mechanism["target_epsilon"],
             **_noise_to_updates(config, mechanism["noise_multiplier"], rounds, checkpoint.state.params),
@@ -219,14 +219,46 @@ def _metrics(config: RunConfig, protection: Protection, schema: Schema) -> dict[
     return {"metrics": {"ranges": asked.ranges, **told}}
 
 
-def _entry(ledger: Ledger, what: str) -> dict[str, Any]:
-    alike = [release for release in ledger.releases if release.what == what]
+def _unmade(ledger: Ledger, config: RunConfig, rounds: int, protection: Protection) -> list[Release]:
+    """What is still planned after `rounds` rounds, where a stop rule may have read from results that it is not needed.
+
+    When such a run ends tells of its results, and that the epsilon of the rounds played holds where results choose how
+    many they are is not known (Rogers et al. 2016, arXiv:1605.08294). That of all planned rounds holds, since a run
+    that ended before them shows less. A resumed part begins anew with what several rounds pay for.
+    """
+    if config.stop == "rounds":
+        return []
+    mechanism, made = ledger.terms.mechanism, [release for release in ledger.releases if release.what == METRICS]
+    first = rounds if config.resume else 0
+    paid, planned = (-(-(number - first) // mechanism["every"]) for number in (rounds, config.rounds))
+    drawn, noise = Sampling(**mechanism["sampling"]), mechanism["noise_multiplier"]
+    left = [(protection.what + UNMADE, noise, drawn, mechanism["per_round"] * (planned - paid))]
+    if (metrics := protection.metrics) is not None:
+        count = metrics.count - sum(release.count for release in made)
+        left.append((METRICS + UNMADE, metrics.noise_multiplier, metrics.sampling, count))
+    return [Release(*terms) for terms in left if terms[-1] > 0]
+
+
+def _within(target: float | None, **epsilons: float | None) -> dict[str, float | None]:
+    """No run exceeds its target, however many rounds are planned."""
+    return {name: min(e, target) if target and e is not None else e for name, e in epsilons.items()}
+
+
+def _entries(releases: Sequence[Release]) -> list[dict[str, Any]]:
+    """Releases as privacy.json tells of them, those of the same thing together."""
+    return [
+        _entry([release for release in releases if release.what == what])
+        for what in dict.fromkeys(release.what for release in releases)
+    ]
+
+
+def _entry(alike: Sequence[Release]) -> dict[str, Any]:
     sampling = alike[0].sampling
     drawn = {"poisson": f"Poisson sampling at rate {sampling.rate:.6g}", "none": "no sampling"}.get(
         sampling.kind, f"{sampling.size} of {sampling.population} without replacement"
     )
     event = f"Gaussian, noise multiplier {alike[0].noise_multiplier:.6g}, {drawn}"
-    return {"what": what, "count": sum(release.count for release in alike), "event": event}
+    return {"what": alike[0].what, "count": sum(release.count for release in alike), "event": event}
 
 
 def claimed(privacy: dict[str, Any] | None) -> dict[str, Any] | None:

@@ -5,7 +5,7 @@ from typing import Literal
 from strategies.downlink import StepCodec
 from strategies.transform import Pipeline, Transform, chain
 from strategies.transforms.each_reply import each_reply
-from strategies.transforms.entropy_coding import Entropy
+from strategies.transforms.entropy_coding import EntropyCoding
 from strategies.transforms.feedback import with_feedback
 from strategies.transforms.flatten import Flatten
 from strategies.transforms.quantize import BITS, Quantize
@@ -34,7 +34,7 @@ def uplink(top_k: float, bits: int, rotation: Rotation, *, private: bool = False
         steps.append(Rotate())
     if bits != PLAIN_BITS:
         steps.append(Quantize(bits, rounding="nearest" if few else "stochastic"))
-    steps.append(Entropy(padded=private))
+    steps.append(EntropyCoding(padded=private))
     if sparse or few:
         return chain(with_feedback(*steps))
     return chain(each_reply(*steps)) if private else chain(*steps)
@@ -51,7 +51,7 @@ def downlink(top_k: float, bits: int) -> StepCodec | None:
         steps.append(Rotate())
     if bits != PLAIN_BITS:
         steps.append(Quantize(bits, rounding="nearest"))
-    return StepCodec(chain(*steps, Entropy()))
+    return StepCodec(chain(*steps, EntropyCoding()))
 
 
 def _check_bits(bits: int, name: str) -> None:

@@ -21,7 +21,7 @@ Bytes = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Entropy(Transform):
+class EntropyCoding(Transform):
     """All arrays as one vector of bytes, the last step before the wire: exact, and about as short as their entropy.
 
     The stream is a version byte and, for each array, a byte for the method, the length and the shortest of

@@ -34,7 +34,7 @@ class Prune(Transform):
     dimensions, all together; of all real arrays in a model that has none such.
 
     The server chooses in `settle`, after its step, and announces the mask, an eighth of a byte for each real number.
-    Clients send what is kept, then as many zeros as coordinates were pruned, which `Entropy` to the right makes
+    Clients send what is kept, then as many zeros as coordinates were pruned, which `EntropyCoding` to the right makes
     next to nothing: shapes stay the same in all rounds. Linear: it can be opened on the sum.
     """
 

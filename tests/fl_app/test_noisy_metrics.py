@@ -266,7 +266,9 @@ def test_a_stop_rule_reads_what_was_released_and_adds_no_release(tmp_path):
     more = {**keys, "stop": "target", "stop_args": "metric=brier value=1"}
     summary, folder = noisy_run(tmp_path / "out", "dp-fedavg", **more)
     assert (summary["stop_reason"], summary["rounds"], charged(folder)) == ("target", 2, [2])
-    assert any("When the run ended" in line for line in folder.read_json(folder.privacy)["not_covered"])
+    made = [(release["what"], release["count"]) for release in folder.read_json(folder.privacy)["releases"]]
+    assert made[1] == ("metrics on test rows", 1)
+    assert [count for what, count in made if "planned and not made" in what] == [6, 3]
     with pytest.raises(Refused, match="unknown metric 'auc'"):  # which only a server with the rows can tell
         noisy_run(tmp_path / "other", "dp-fedavg", **{**more, "stop_args": "metric=auc value=1"})
 

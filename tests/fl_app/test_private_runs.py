@@ -97,6 +97,33 @@ def test_it_is_said_whether_a_row_stands_for_a_person(tmp_path, fl_app, rows_per
     assert ("stands under several values of 'patient'" in text) == bool(rows_per_group)
 
 
+@pytest.mark.parametrize("name", ["dp-fedavg", "dp-ftrl", "local-dp-fedavg"])
+@pytest.mark.parametrize("target", [False, True])
+def test_a_run_that_ends_by_its_results_claims_what_all_planned_rounds_cost(tmp_path, name, target):
+    """That of the rounds played holds where their number is fixed, and not where results choose it."""
+    stop = {"rounds": 6, "stop": "converged", "stop_args": "tolerance=1e9 rounds=2", "evaluate_every": 1}
+    budget = (costs(name, 3).epsilon + costs(name, 6).epsilon) / 2
+    args = f"{PRIVATE[name][1]} target-epsilon={budget}" if target else PRIVATE[name][1]
+    summary, folder = private_run(tmp_path / "out", name, args, **stop)
+    assert (summary["stop_reason"], summary["rounds"]) == ("converged", 3)
+    told, cost = read_json(folder.privacy), costs(name, 6)
+    assert told["curve"][-1] == [3, pytest.approx(costs(name, 3).epsilon)]
+    expected = min(cost.epsilon, budget) if target else cost.epsilon
+    assert summary["privacy"]["epsilon"] == pytest.approx(expected, rel=1e-9)
+    unmade = [release["count"] for release in told["releases"] if "planned and not made" in release["what"]]
+    count = PRIVATE[name][-1]
+    assert sum(unmade) == count(6) - count(3)
+
+
+def test_planned_releases_of_metrics_count_too_where_results_end_the_run(tmp_path):
+    keys = {"rounds": 6, "noisy_metrics": 5.0, "evaluate_every": 1}
+    whole, _ = private_run(tmp_path / "whole", **keys)
+    ended, folder = private_run(tmp_path / "ended", stop="converged", stop_args="tolerance=1e9 rounds=2", **keys)
+    assert (whole["rounds"], ended["rounds"]) == (6, 3)
+    assert ended["privacy"]["epsilon"] == pytest.approx(whole["privacy"]["epsilon"], rel=1e-9)
+    assert [release["count"] for release in read_json(folder.privacy)["releases"]] == [3, 3, 3, 3]
+
+
 def test_a_run_of_too_few_clients_to_learn_under_its_noise_says_so(tmp_path, fl_app):
     """With 5 parameters, 4 rounds and cohorts of 4 (of 12): z sqrt(5 / 4) / 4."""
     for noise, warned in ((1.5, False), (50, True)):

@@ -15,7 +15,7 @@ from strategies.transforms import golomb_rice
 from strategies.transforms.cast import HALF_SMALLEST, LARGEST, UNIT_ROUNDOFF, Cast
 from strategies.transforms.clipping import Clip
 from strategies.transforms.each_reply import each_reply
-from strategies.transforms.entropy_coding import Entropy
+from strategies.transforms.entropy_coding import EntropyCoding
 from strategies.transforms.feedback import ErrorFeedback, with_feedback
 from strategies.transforms.flatten import Flatten
 from strategies.transforms.noise import LocalNoise, NoiseOnSum
@@ -39,24 +39,24 @@ CODECS = (
     TopK(0.1),
     RandomK(0.3),
     RandomK(0.3, scaled=False),
-    Entropy(),
-    Entropy(padded=True),
+    EntropyCoding(),
+    EntropyCoding(padded=True),
     Prune(),
-    with_feedback(TopK(0.3), Quantize(4), Entropy()),
+    with_feedback(TopK(0.3), Quantize(4), EntropyCoding()),
 )
 
 CHAINS = (
     chain(Flatten(), Quantize(8)),
     chain(Quantize(8), Flatten()),
-    chain(Flatten(), Quantize(8), Entropy()),
-    chain(Flatten(), Rotate(2**8), Quantize(4), Entropy()),
-    chain(Rotate(2**8), Flatten(), Cast("bfloat16"), Entropy()),
+    chain(Flatten(), Quantize(8), EntropyCoding()),
+    chain(Flatten(), Rotate(2**8), Quantize(4), EntropyCoding()),
+    chain(Rotate(2**8), Flatten(), Cast("bfloat16"), EntropyCoding()),
     chain(Flatten(), RandomK(0.5), Rotate(2**8), Quantize(1)),
-    chain(TopK(0.1), Quantize(8), Entropy()),
-    chain(Prune(), TopK(0.1), Cast("float16"), Flatten(), Entropy(padded=True)),
-    chain(ByExamples(9), Flatten(), with_feedback(Rotate(2**8), Quantize(1, rounding="nearest"), Entropy())),
+    chain(TopK(0.1), Quantize(8), EntropyCoding()),
+    chain(Prune(), TopK(0.1), Cast("float16"), Flatten(), EntropyCoding(padded=True)),
+    chain(ByExamples(9), Flatten(), with_feedback(Rotate(2**8), Quantize(1, rounding="nearest"), EntropyCoding())),
     chain(Prune(), RandomK(0.5), Rotate(2**8)),
-    chain(Prune(), each_reply(Flatten(), Rotate(2**8), RandomK(0.5), Entropy())),
+    chain(Prune(), each_reply(Flatten(), Rotate(2**8), RandomK(0.5), EntropyCoding())),
 )
 
 
@@ -84,7 +84,7 @@ def test_shapes_dtypes_and_whole_numbers_come_back(codec, arrays):
 def test_what_travels_is_what_is_announced_or_less(codec, arrays):
     travels = encoded(codec, arrays)
     announced = codec.encodes(template_of(arrays))
-    if isinstance(codec, Entropy | ErrorFeedback):
+    if isinstance(codec, EntropyCoding | ErrorFeedback):
         ((most,), dtype) = announced[0]
         assert len(announced) == len(travels) == 1
         assert travels[0].dtype == dtype
@@ -93,7 +93,7 @@ def test_what_travels_is_what_is_announced_or_less(codec, arrays):
         check_template(travels, announced)
 
 
-@pytest.mark.parametrize("codec", [Flatten(), Entropy(), Entropy(padded=True)], ids=name)
+@pytest.mark.parametrize("codec", [Flatten(), EntropyCoding(), EntropyCoding(padded=True)], ids=name)
 @given(arrays=updates())
 def test_flatten_and_entropy_are_exact(codec, arrays):
     for back, array in zip(there_and_back(codec, arrays), arrays, strict=True):
@@ -275,7 +275,7 @@ def test_random_k_sends_scaled_values_of_coordinates_that_all_know(array, fracti
 
 @given(updates(dtype=np.float32, most=1e4), st.sampled_from([1, 4]))
 def test_feedback_keeps_what_the_codec_loses(arrays, bits):
-    codec = with_feedback(Flatten(), Quantize(bits, 8, "nearest"), Entropy())
+    codec = with_feedback(Flatten(), Quantize(bits, 8, "nearest"), EntropyCoding())
     info = round_of(codec, arrays)
     sent, (kept,) = codec.encode(update(arrays), (), info)
     decoded = joined(codec.decode_each(sent, info).arrays)
@@ -298,7 +298,7 @@ def test_no_update_gets_longer_than_the_bound(codec, small):
 
 
 def test_bounds_say_which_steps_lengthen():
-    assert chain(Flatten(), TopK(0.1), Quantize(1, rounding="nearest"), Entropy()).transforms[2].bound(1.0) == 1.0
+    assert chain(Flatten(), TopK(0.1), Quantize(1, rounding="nearest"), EntropyCoding()).transforms[2].bound(1.0) == 1.0
     assert Rotate().bound(1.0) == pytest.approx(1.0, abs=1e-5)
     assert RandomK(0.1).bound(1.0) == pytest.approx(10, rel=1e-5)
     assert Quantize(8, 1024).bound(1.0) == pytest.approx(1 + 32 / 127, rel=1e-5)
@@ -403,7 +403,7 @@ def test_bad_arguments_are_refused_with_the_range(make, message):
         make()
 
 
-@pytest.mark.parametrize("codec", [c for c in CODECS if not isinstance(c, Flatten | Entropy | Prune)], ids=name)
+@pytest.mark.parametrize("codec", [c for c in CODECS if not isinstance(c, Flatten | EntropyCoding | Prune)], ids=name)
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_an_update_that_is_not_finite_is_refused_at_the_client(codec, bad):
     x = np.ones(300)
@@ -434,7 +434,7 @@ def test_the_best_digits_are_the_best():
 
 
 def test_a_padded_length_tells_nothing_of_the_content():
-    codec = chain(TopK(0.05), Quantize(8, 64), Entropy(padded=True))
+    codec = chain(TopK(0.05), Quantize(8, 64), EntropyCoding(padded=True))
     lengths = set()
     for seed in range(20):
         rng = np.random.default_rng(seed)
@@ -446,10 +446,10 @@ def test_a_padded_length_tells_nothing_of_the_content():
 
 def test_runs_take_next_to_nothing_and_noise_no_more_than_it_has():
     noise = np.frombuffer(np.random.default_rng(0).bytes(10_000), np.uint8)
-    assert encoded(Entropy(), (np.zeros(1_000_000, np.uint8),))[0].size < 4_000
-    assert encoded(Entropy(), (noise,))[0].size == 1 + 5 + noise.size
+    assert encoded(EntropyCoding(), (np.zeros(1_000_000, np.uint8),))[0].size < 4_000
+    assert encoded(EntropyCoding(), (noise,))[0].size == 1 + 5 + noise.size
 
 
 def test_exponents_compress_apart_from_digits():
     x = np.random.default_rng(0).normal(size=100_000).astype(np.float32)
-    assert encoded(chain(Cast("bfloat16"), Entropy()), (x,))[0].size < 0.75 * 2 * x.size
+    assert encoded(chain(Cast("bfloat16"), EntropyCoding()), (x,))[0].size < 0.75 * 2 * x.size

@@ -10,7 +10,7 @@ from strategies.transform import Round
 from strategies.transforms.cast import Cast
 from strategies.transforms.clipping import Clip
 from strategies.transforms.each_reply import each_reply
-from strategies.transforms.entropy_coding import Entropy
+from strategies.transforms.entropy_coding import EntropyCoding
 from strategies.transforms.feedback import with_feedback
 from strategies.transforms.flatten import Flatten
 from strategies.transforms.prune import MASK, Prune
@@ -77,11 +77,11 @@ class TestRandomKAsItIs(CompressionContract):
 
 
 class TestEachReply(CompressionContract):
-    transform = each_reply(Flatten(), Rotate(), Quantize(4), Entropy())
+    transform = each_reply(Flatten(), Rotate(), Quantize(4), EntropyCoding())
 
 
 class TestErrorFeedback(CompressionContract):
-    transform = with_feedback(TopK(0.2), Quantize(8), Entropy())
+    transform = with_feedback(TopK(0.2), Quantize(8), EntropyCoding())
 
 
 class TestClippedErrorFeedback(CompressionContract):
@@ -89,11 +89,11 @@ class TestClippedErrorFeedback(CompressionContract):
 
 
 class TestEntropy(CompressionContract):
-    transform = Entropy()
+    transform = EntropyCoding()
 
 
 class TestPaddedEntropy(CompressionContract):
-    transform = Entropy(padded=True)
+    transform = EntropyCoding(padded=True)
 
 
 class TestPrune(CompressionContract):

@@ -7,7 +7,7 @@ from compressed import joined, round_of, update
 from fl_app.client_state import ClientStore
 from strategies.transform import chain
 from strategies.transforms.clipping import Clip
-from strategies.transforms.entropy_coding import Entropy
+from strategies.transforms.entropy_coding import EntropyCoding
 from strategies.transforms.feedback import with_feedback
 from strategies.transforms.flatten import Flatten
 from strategies.transforms.quantize import Quantize
@@ -19,11 +19,11 @@ SHAPES = ((20, 30), (30,), ())
 
 CODECS = {
     "top-k": with_feedback(TopK(0.02)),
-    "top-k, 8 bits": with_feedback(TopK(0.02), Quantize(8), Entropy()),
+    "top-k, 8 bits": with_feedback(TopK(0.02), Quantize(8), EntropyCoding()),
     "signs": with_feedback(Flatten(), Quantize(1, rounding="nearest")),
-    "rotated 2 bits": with_feedback(Flatten(), Rotate(), Quantize(2, rounding="nearest"), Entropy()),
+    "rotated 2 bits": with_feedback(Flatten(), Rotate(), Quantize(2, rounding="nearest"), EntropyCoding()),
     "random-k": with_feedback(RandomK(0.1, scaled=False), Quantize(8)),
-    "clipped": with_feedback(Clip(3.0), TopK(0.05), Quantize(8), Entropy()),
+    "clipped": with_feedback(Clip(3.0), TopK(0.05), Quantize(8), EntropyCoding()),
 }
 
 

@@ -15,7 +15,7 @@ from strategies.compression import uplink
 from strategies.transform import chain
 from strategies.transforms.cast import Cast
 from strategies.transforms.clipping import Clip, norm
-from strategies.transforms.entropy_coding import DEFLATE, POSITIONS, RAW, VERSION, Entropy
+from strategies.transforms.entropy_coding import DEFLATE, POSITIONS, RAW, VERSION, EntropyCoding
 from strategies.transforms.feedback import with_feedback
 from strategies.transforms.flatten import Flatten
 from strategies.transforms.noise import NoiseOnSum
@@ -41,11 +41,11 @@ DECODERS = {
     "top-k": chain(TopK(0.1)),
     "random-k": chain(RandomK(0.1)),
     "prune": chain(Prune()),
-    "entropy": chain(Entropy()),
-    "padded entropy": chain(Entropy(padded=True)),
-    "positions": chain(TopK(0.1), Entropy()),
-    "padded positions": chain(TopK(0.1), Entropy(padded=True)),
-    "all": chain(with_feedback(Flatten(), Rotate(2**8), TopK(0.2), Quantize(4, 16), Entropy())),
+    "entropy": chain(EntropyCoding()),
+    "padded entropy": chain(EntropyCoding(padded=True)),
+    "positions": chain(TopK(0.1), EntropyCoding()),
+    "padded positions": chain(TopK(0.1), EntropyCoding(padded=True)),
+    "all": chain(with_feedback(Flatten(), Rotate(2**8), TopK(0.2), Quantize(4, 16), EntropyCoding())),
 }
 
 
@@ -291,15 +291,15 @@ HEAD = bytes([VERSION])
     ],
 )
 def test_entropy_streams_that_are_none(sent, match):
-    refused(Entropy(), sent, ZEROS, match)
+    refused(EntropyCoding(), sent, ZEROS, match)
 
 
 def test_a_bomb_is_not_unpacked():
     bomb = section(DEFLATE, zlib.compress(bytes(50_000_000), 9)[:900])
-    info = round_of(Entropy(), ZEROS)
+    info = round_of(EntropyCoding(), ZEROS)
     tracemalloc.start()
     with pytest.raises(InvalidUpdate):
-        Entropy().decode_each(update(stream(HEAD, bomb)), info)
+        EntropyCoding().decode_each(update(stream(HEAD, bomb)), info)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 200_000
@@ -307,21 +307,24 @@ def test_a_bomb_is_not_unpacked():
 
 @pytest.mark.parametrize("padded", [False, True])
 def test_positions_with_a_byte_more_or_less_or_too_far(padded):
-    (good,) = encoded(Entropy(padded), ASCENDING)
+    (good,) = encoded(EntropyCoding(padded), ASCENDING)
     body = good[6:].tobytes()
     digits, code = body[:1], body[1:]
     np.testing.assert_array_equal(
-        Entropy(padded).decode_each(update((good,)), round_of(Entropy(padded), ASCENDING)).arrays[0], ASCENDING[0]
+        EntropyCoding(padded).decode_each(update((good,)), round_of(EntropyCoding(padded), ASCENDING)).arrays[0],
+        ASCENDING[0],
     )
     for wrong in (digits + code + b"\0", digits + code[:-1], digits + code + b"\x80", b"\x20" + code, b"\xff" + code):
-        refused(Entropy(padded), stream(HEAD, section(POSITIONS, wrong)), ASCENDING, "positions")
+        refused(EntropyCoding(padded), stream(HEAD, section(POSITIONS, wrong)), ASCENDING, "positions")
     far = np.packbits(np.array([1] * 31 * 2 + [0] * 40 + [1] * 2))
     two = (np.array([1, 5], np.uint32),)
-    refused(Entropy(padded), stream(HEAD, section(POSITIONS, bytes([31]) + far.tobytes()))[:1], two, "bytes|2\\^32")
+    refused(
+        EntropyCoding(padded), stream(HEAD, section(POSITIONS, bytes([31]) + far.tobytes()))[:1], two, "bytes|2\\^32"
+    )
 
 
 def test_a_padded_stream_is_not_deflated():
-    refused(Entropy(padded=True), stream(HEAD, section(DEFLATE, zlib.compress(bytes(1_000)))), ZEROS, "method 1")
+    refused(EntropyCoding(padded=True), stream(HEAD, section(DEFLATE, zlib.compress(bytes(1_000)))), ZEROS, "method 1")
 
 
 def test_a_mask_hides_nothing():

@@ -7,7 +7,7 @@ import pytest
 from compressed import GRID, encoded, round_of, update
 
 from strategies.transform import Round, chain
-from strategies.transforms.entropy_coding import Entropy
+from strategies.transforms.entropy_coding import EntropyCoding
 from strategies.transforms.prune import MASK, Prune
 from strategies.transforms.quantize import Quantize
 from strategies.update import ExactSum, InvalidUpdate
@@ -57,7 +57,7 @@ def test_nothing_is_pruned_before_the_first_round():
     assert same is state
 
 
-@pytest.mark.parametrize("pipeline", [chain(Prune(0.8, 2, 5), Quantize(8), Entropy()), chain(Prune(0.8, 2, 5))])
+@pytest.mark.parametrize("pipeline", [chain(Prune(0.8, 2, 5), Quantize(8), EntropyCoding()), chain(Prune(0.8, 2, 5))])
 def test_over_rounds_the_model_gets_as_sparse_as_the_schedule_says(pipeline):
     """The loop as the server has to run it: announce, encode, decode, sum, open, step, settle."""
     prune = pipeline.transforms[0]
@@ -87,7 +87,7 @@ def test_over_rounds_the_model_gets_as_sparse_as_the_schedule_says(pipeline):
 
 def test_what_was_pruned_takes_no_bytes_beside_entropy_coding():
     x = np.random.default_rng(0).normal(size=100_000).astype(np.float32)
-    pipeline = chain(Prune(), Quantize(8), Entropy())
+    pipeline = chain(Prune(), Quantize(8), EntropyCoding())
     mask = np.packbits(np.random.default_rng(1).random(100_000) < 0.2).tobytes()
     info = replace(round_of(pipeline, (x,)), public={MASK: mask})
     pruned = pipeline.encode(update((x,)), (), info)[0].arrays[0]

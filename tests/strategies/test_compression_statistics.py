@@ -13,7 +13,7 @@ from scipy.stats import chi2, kurtosis
 
 from strategies.transform import chain
 from strategies.transforms import golomb_rice
-from strategies.transforms.entropy_coding import Entropy
+from strategies.transforms.entropy_coding import EntropyCoding
 from strategies.transforms.quantize import Quantize
 from strategies.transforms.rotate import Rotate
 from strategies.transforms.sparsify import RandomK, TopK
@@ -117,14 +117,14 @@ def test_golomb_rice_is_near_the_entropy_of_random_positions(fraction, above):
 def test_padding_costs_few_bytes():
     x = np.random.default_rng(0).normal(size=1_000_000).astype(np.float32)
     positions, _ = encoded(TopK(0.01), (x,))
-    plain, padded = (encoded(Entropy(padded), (positions,))[0].size for padded in (False, True))
+    plain, padded = (encoded(EntropyCoding(padded), (positions,))[0].size for padded in (False, True))
     assert plain < 10_200
     assert plain < padded < 1.07 * plain
 
 
 def test_one_percent_with_8_bits_of_a_million_is_below_21_kilobytes():
     x = np.random.default_rng(0).normal(size=1_000_000).astype(np.float32)
-    assert encoded(chain(TopK(0.01), Quantize(8), Entropy()), (x,))[0].size < 21_000
+    assert encoded(chain(TopK(0.01), Quantize(8), EntropyCoding()), (x,))[0].size < 21_000
 
 
 # ------------------------------------------------------------------------------------------------- rotate

@@ -32,7 +32,7 @@ from strategies.transforms import clipping
 from strategies.transforms.clipping import AdaptiveClip
 from strategies.transforms.correlated_noise import CorrelatedNoiseOnSum
 from strategies.transforms.each_reply import each_reply
-from strategies.transforms.entropy_coding import Entropy
+from strategies.transforms.entropy_coding import EntropyCoding
 from strategies.transforms.feedback import with_feedback
 from strategies.transforms.flatten import Flatten
 from strategies.transforms.noise import LocalNoise, NoiseOnSum
@@ -237,7 +237,11 @@ def test_weights_that_tell_counts_are_refused_beside_noise_wherever_they_are_set
 
 @pytest.mark.parametrize("padded", [True, False])
 def test_lengths_that_tell_the_content_are_refused_beside_noise(padded):
-    codecs = Entropy(padded), with_feedback(TopK(0.1), Entropy(padded)), each_reply(Flatten(), Entropy(padded))
+    codecs = (
+        EntropyCoding(padded),
+        with_feedback(TopK(0.1), EntropyCoding(padded)),
+        each_reply(Flatten(), EntropyCoding(padded)),
+    )
     for codec in codecs:
         if padded:
             chain(Clip(1.0), Noise(1.0), codec)
