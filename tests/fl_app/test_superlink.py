@@ -1,5 +1,6 @@
 """No process outlives a run, however it ends, and the ending is told truthfully."""
 
+import contextlib
 import http.server
 import json
 import os
@@ -125,6 +126,22 @@ def test_the_program_dies_with_its_keeper(tmp_path: Path, watched: set[int]) -> 
         (keeper,) = [process for process in descendants(os.getpid()) if process.parent == os.getpid()]
         os.kill(keeper.pid, signal.SIGKILL)
         wait_for(lambda: not is_alive(program), "the program dies")
+
+
+def test_a_simulation_keeps_freed_memory_unless_the_user_wants_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, str] = {}
+
+    def not_started(command: object, *, env: dict[str, str], **_: object) -> contextlib.nullcontext[None]:
+        given.update(env)
+        return contextlib.nullcontext()
+
+    monkeypatch.setattr("fl_app.superlink.KeptProcess", not_started)
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "4")
+    with LocalSuperLink():
+        kept = {name: value for name, value in given.items() if name.startswith("MALLOC_")}
+    assert kept == {
+        "MALLOC_ARENA_MAX": "4", "MALLOC_MMAP_THRESHOLD_": "33554432", "MALLOC_TRIM_THRESHOLD_": "268435456",
+    }  # fmt: skip
 
 
 def test_each_environment_has_a_token_of_its_own_that_keeps_others_out_of_ray(
