@@ -56,6 +56,9 @@ def _strength(privacy: Facts) -> tuple[str, ...]:
     counted = " and ".join(f"{as_bound(value)} by {name}" for name, value in found.items())
     rounds = f"{privacy['rounds']} round{'' if privacy['rounds'] == 1 else 's'}"
     said = [f"After {rounds} epsilon is {as_bound(epsilon)} at delta {delta:g} ({counted}; the smaller one holds)."]
+    if "planned_rounds" in privacy:
+        why = "results decided that no more were played, and that tells of them"
+        said.append(f"That is what all {privacy['planned_rounds']} planned rounds would have cost: {why}.")
     if privacy.get("target_epsilon"):
         said.append(f"The run was told to spend no more than epsilon {privacy['target_epsilon']:g}.")
     return *said, odds(epsilon, delta), tier(epsilon)

@@ -172,6 +172,7 @@ def privacy_json(folder: RunFolder, config: RunConfig, rounds: int, checkpoint: 
             "noise_multiplier": mechanism["noise_multiplier"],
             "sampling": {"kind": mechanism["sampling"]["kind"], "rate": mechanism["sampling"]["rate"]},
             "rounds": rounds,
+            **({"planned_rounds": config.rounds} if unmade else {}),
             "releases": _entries([*ledger.releases, *unmade]),
             "epsilon": _within(mechanism["target_epsilon"], pld=total.pld, rdp=total.rdp),
             "delta": terms.delta,
@@ -268,5 +269,7 @@ def claimed(privacy: dict[str, Any] | None) -> dict[str, Any] | None:
     epsilon = claimed_epsilon(privacy)
     by = [name for name, value in privacy["epsilon"].items() if value is not None and value == epsilon]
     accountant = by[0] if by else None
-    also: dict[str, Any] = {key: privacy[key] for key in ("noise_to_updates", "metrics") if key in privacy}
+    also: dict[str, Any] = {
+        key: privacy[key] for key in ("planned_rounds", "noise_to_updates", "metrics") if key in privacy
+    }
     return {"unit": privacy["unit"], "epsilon": epsilon, "delta": privacy["delta"], "accountant": accountant, **also}

@@ -69,6 +69,8 @@ def _privacy(summary: Mapping[str, Any]) -> list[str]:
         return []
     unit, delta = {"client": "client", "record": "row of a client"}[privacy["unit"]], privacy["delta"]
     spent = "no bound is known" if privacy["epsilon"] is None else f"epsilon {as_bound(privacy['epsilon'])}"
+    if "planned_rounds" in privacy:
+        spent += f" of all {privacy['planned_rounds']} planned rounds"
     said = [f"privacy of every {unit}: {spent} at delta {delta:g} ({privacy['accountant']}); see privacy.json"]
     if privacy["unit"] == "client" and summary["clients"] and delta > 1 / summary["clients"]:
         said.append(

@@ -234,6 +234,8 @@ def _privacy_tiles(summary: Facts) -> list[tuple[str, ...]]:
     epsilon, delta = number(privacy.get("epsilon")), number(privacy.get("delta"))
     spent = "no bound" if epsilon is None else f"\N{GREEK SMALL LETTER EPSILON} {significant(rounded_up(epsilon, 3))}"
     at = f"at \N{GREEK SMALL LETTER DELTA} {significant(delta)}" if delta is not None else ""
+    if planned := whole(privacy.get("planned_rounds")):
+        at += f", all {planned} planned rounds"
     noise = number(privacy.get("noise_to_updates")) or 0.0
     drowned = [("Noise / updates", significant(noise), "above 1: hardly anything learned")] if noise > 1 else []
     return [("Privacy spent", spent, at), *drowned]

@@ -77,13 +77,15 @@ def _spent(privacy: Facts) -> list[Child]:
     counter = (
         f", as counted by the accountant {shorten(privacy.get('accountant'))}" if privacy.get("accountant") else ""
     )
+    planned = whole(privacy.get("planned_rounds"))
+    reach = f" by all {planned} planned rounds, since results decided when the run ended" if planned else ""
     return [
         [
             "Differential privacy protected ",
             el("b", protected),
             ". Spent: ",
             el("b", f"epsilon {significant(rounded_up(epsilon, 3))}"),
-            f"{at}{counter}.",
+            f"{at}{reach}{counter}.",
         ],
         [odds(epsilon, delta)],
         [tier(epsilon)],

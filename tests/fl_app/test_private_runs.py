@@ -99,7 +99,7 @@ def test_it_is_said_whether_a_row_stands_for_a_person(tmp_path, fl_app, rows_per
 
 @pytest.mark.parametrize("name", ["dp-fedavg", "dp-ftrl", "local-dp-fedavg"])
 @pytest.mark.parametrize("target", [False, True])
-def test_a_run_that_ends_by_its_results_claims_what_all_planned_rounds_cost(tmp_path, name, target):
+def test_a_run_that_ends_by_its_results_claims_what_all_planned_rounds_cost(tmp_path, fl_app, name, target):
     """That of the rounds played holds where their number is fixed, and not where results choose it."""
     stop = {"rounds": 6, "stop": "converged", "stop_args": "tolerance=1e9 rounds=2", "evaluate_every": 1}
     budget = (costs(name, 3).epsilon + costs(name, 6).epsilon) / 2
@@ -110,6 +110,12 @@ def test_a_run_that_ends_by_its_results_claims_what_all_planned_rounds_cost(tmp_
     assert told["curve"][-1] == [3, pytest.approx(costs(name, 3).epsilon)]
     expected = min(cost.epsilon, budget) if target else cost.epsilon
     assert summary["privacy"]["epsilon"] == pytest.approx(expected, rel=1e-9)
+    assert any("of all 6 planned rounds at delta" in line for line in closing_lines(summary, folder.path))
+    page = folder.report.read_text()
+    assert "by all 6 planned rounds, since results decided" in page
+    assert ", all 6 planned rounds" in page
+    text = " ".join(fl_app("privacy", "explain", str(folder.path)).out.split())
+    assert "That is what all 6 planned rounds would have cost" in text
     unmade = [release["count"] for release in told["releases"] if "planned and not made" in release["what"]]
     count = PRIVATE[name][-1]
     assert sum(unmade) == count(6) - count(3)
