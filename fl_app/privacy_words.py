@@ -57,7 +57,7 @@ def _strength(privacy: Facts) -> tuple[str, ...]:
     rounds = f"{privacy['rounds']} round{'' if privacy['rounds'] == 1 else 's'}"
     said = [f"After {rounds} epsilon is {as_bound(epsilon)} at delta {delta:g} ({counted}; the smaller one holds)."]
     if "planned_rounds" in privacy:
-        why = "results decided that no more were played, and that tells of them"
+        why = "the stop rule reads results, so that the end of the run tells of them"
         said.append(f"That is what all {privacy['planned_rounds']} planned rounds would have cost: {why}.")
     if privacy.get("target_epsilon"):
         said.append(f"The run was told to spend no more than epsilon {privacy['target_epsilon']:g}.")

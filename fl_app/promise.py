@@ -57,7 +57,7 @@ OF_ROUNDING = (
     "The last bits of the metrics of a row: they are computed together with those of other rows, in floating point."
 )
 BY_DROPPING = "Which clients did not answer well in a round, and why: who takes part is no secret here."
-UNMADE = ", planned and not made, but counted: results decided when the run ended"
+UNMADE = ", planned and not made, but counted: a stop rule that reads results could end the run"
 BY_SERVER = "The rows that the server tests the model on, whose metrics are exact."
 
 

@@ -70,7 +70,7 @@ def flower_environment(home: Path, caller: Path | None = None) -> dict[str, str]
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.25",  # 1 s by default, all of it start-up time; 0.1 takes a core's 7 %
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.25",  # 1 s by default, all of it start-up time; 0.1 takes 7 % of a core
         "RAY_TMPDIR": str(home),
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),

@@ -110,7 +110,7 @@ def train(
     trained = [parameter for _, parameter in named]
     received = [parameter.detach().clone() for parameter in trained] if config.proximal_mu else []
     added = [(parameter, correction[name]) for name, parameter in named if name in correction]
-    optimizer = _optimizer(trained, config, options)
+    optimizer = _optimizer(trained, config, options, fused=_steps_can_be_fused(module, trained))
     torch.manual_seed(config.seed)  # dropout
     steps = config.iterations(batches.per_epoch)
     for inputs, targets in islice(batches, steps):
@@ -164,19 +164,25 @@ def _uncompiled(optimizer: type[torch.optim.Optimizer]) -> Any:
 SGD, Adam, AdamW = map(_uncompiled, (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW))
 
 
-def _optimizer(trained: list[nn.Parameter], config: FitConfig, options: Options) -> Any:
-    """A step is one pass over parameters and gradients where these lie in memory in the same order.
-
-    PyTorch's fused step takes that for granted and would give other parameters without a word; a gradient is in the
-    order of its parameter where that is contiguous, not where it is a part of another tensor.
-    """
-    rate, l2 = config.learning_rate, config.l2
-    way = {"fused" if all(parameter.is_contiguous() for parameter in trained) else "foreach": True}
+def _optimizer(trained: list[nn.Parameter], config: FitConfig, options: Options, *, fused: bool) -> Any:
+    """`fused`: a step is one pass over parameters and gradients."""
+    rate, l2, way = config.learning_rate, config.l2, {"fused" if fused else "foreach": True}
     if config.solver == "adam":
         return Adam(trained, lr=rate, weight_decay=l2, **way)
     if config.solver == "adamw":
         return AdamW(trained, lr=rate, weight_decay=l2, **way)
     return SGD(trained, lr=rate, momentum=options.momentum, weight_decay=l2, nesterov=options.nesterov, **way)
+
+
+def _steps_can_be_fused(module: nn.Module, trained: list[nn.Parameter]) -> bool:
+    """Whether parameters and gradients are dense and lie in memory in the same order.
+
+    PyTorch's fused step takes that for granted: of other orders it makes other parameters without a word, sparse
+    gradients it refuses. A gradient is in the order of its parameter where that is contiguous, not where it is a part
+    of another tensor.
+    """
+    sparse = any(getattr(layer, "sparse", False) for layer in module.modules())  # embeddings
+    return not sparse and all(parameter.is_contiguous() for parameter in trained)
 
 
 def precision(options: Options, device: torch.device) -> AbstractContextManager[object]:

@@ -78,7 +78,7 @@ def _spent(privacy: Facts) -> list[Child]:
         f", as counted by the accountant {shorten(privacy.get('accountant'))}" if privacy.get("accountant") else ""
     )
     planned = whole(privacy.get("planned_rounds"))
-    reach = f" by all {planned} planned rounds, since results decided when the run ended" if planned else ""
+    reach = f" by all {planned} planned rounds, since its stop rule reads results" if planned else ""
     return [
         [
             "Differential privacy protected ",

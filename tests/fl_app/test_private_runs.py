@@ -112,7 +112,7 @@ def test_a_run_that_ends_by_its_results_claims_what_all_planned_rounds_cost(tmp_
     assert summary["privacy"]["epsilon"] == pytest.approx(expected, rel=1e-9)
     assert any("of all 6 planned rounds at delta" in line for line in closing_lines(summary, folder.path))
     page = folder.report.read_text()
-    assert "by all 6 planned rounds, since results decided" in page
+    assert "by all 6 planned rounds, since its stop rule reads results" in page
     assert ", all 6 planned rounds" in page
     text = " ".join(fl_app("privacy", "explain", str(folder.path)).out.split())
     assert "That is what all 6 planned rounds would have cost" in text

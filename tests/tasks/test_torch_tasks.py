@@ -104,6 +104,11 @@ def test_how_parameters_lie_in_memory_changes_nothing(solver):
         np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-7)
 
 
+def test_sparse_gradients_train_as_dense_ones_do():
+    (dense,), (sparse,) = fit(own("dense_table")), fit(own("sparse_table"))
+    np.testing.assert_allclose(sparse, dense, rtol=1e-6, atol=1e-7)
+
+
 def test_training_does_not_import_the_compiler_which_takes_a_new_process_as_long_as_pytorch():
     path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[2])])
     command = [sys.executable, "-c", WITHOUT_COMPILER]

@@ -61,6 +61,28 @@ def in_other_orders(features: int, outputs: int) -> nn.Module:
     return _two_layers(features, outputs, (torch.ones(features, 4).T / 3, torch.eye(outputs, 6)[:, :4]))
 
 
+def _looked_up(features: int, outputs: int, sparse: bool) -> nn.Module:
+    class LookedUp(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.EmbeddingBag(2 * features, outputs, sparse=sparse)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.table((x > 0).long() + 2 * torch.arange(features))
+
+    return LookedUp()
+
+
+def dense_table(features: int, outputs: int) -> nn.Module:
+    """A net that looks the signs of its features up."""
+    return _looked_up(features, outputs, False)
+
+
+def sparse_table(features: int, outputs: int) -> nn.Module:
+    """The same net, with gradients of the rows of its table that were looked up alone."""
+    return _looked_up(features, outputs, True)
+
+
 def own_loss(outputs: Tensor, targets: Tensor) -> Tensor:
     """A loss that is no mean over rows."""
     return nn.functional.cross_entropy(outputs, targets, reduction="sum")
